@@ -1,0 +1,71 @@
+"""Captum for vision transformers: your own model and its own attention kernel, untouched.
+
+Names are imported on first use, so that ``import captum_vit`` loads no model library and no plotting library.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from captum_vit.adapters import Adapter, PromptClassifier, adapt, register_adapter
+    from captum_vit.attr import (
+        GMAR,
+        METHODS,
+        AttentionCAM,
+        AttentionRollout,
+        BackgroundSuppression,
+        BlankMapError,
+        CheferCAM,
+        LeGrad,
+        RawAttention,
+        ViTAttribution,
+    )
+
+_HOMES = {
+    "captum_vit.adapters": ["Adapter", "PromptClassifier", "adapt", "register_adapter"],
+    "captum_vit.attr": [
+        "METHODS",
+        "AttentionCAM",
+        "AttentionRollout",
+        "BackgroundSuppression",
+        "BlankMapError",
+        "CheferCAM",
+        "GMAR",
+        "LeGrad",
+        "RawAttention",
+        "ViTAttribution",
+    ],
+}
+_MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "GMAR",
+    "METHODS",
+    "Adapter",
+    "AttentionCAM",
+    "AttentionRollout",
+    "BackgroundSuppression",
+    "BlankMapError",
+    "CheferCAM",
+    "LeGrad",
+    "PromptClassifier",
+    "RawAttention",
+    "ViTAttribution",
+    "__version__",
+    "adapt",
+    "register_adapter",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'captum_vit' has no attribute {name!r}")
+    return getattr(import_module(_MODULE_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,158 @@
+"""One attention call of one forward pass, and the maps that follow from it, formed a few query rows at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+__all__ = ["AttentionLike", "AttentionRecord", "LazyMap", "propagate", "query_chunks", "rows_of", "start_row"]
+
+CHUNK_BYTES = 64 * 2**20
+"""Most memory in bytes that one chunk of an attention map takes."""
+
+
+class LazyMap:
+    """A tensor of shape (B, h, Q, N) that is never held whole: its query rows are formed on demand.
+
+    Args:
+        shape: (B, h, Q, N): batch, heads, query tokens, key tokens.
+        form_rows: from an index of query rows (r,) to those rows, (B, h, r, N).
+        like: a tensor with the dtype and the device of the rows.
+    """
+
+    def __init__(self, shape: Sequence[int], form_rows: Callable[[Tensor], Tensor], like: Tensor) -> None:
+        self.shape = torch.Size(shape)
+        self.dtype = like.dtype
+        self.device = like.device
+        self._form_rows = form_rows
+
+    def rows(self, index: Tensor) -> Tensor:
+        """Forms the query rows ``index`` (r,); returns (B, h, r, N)."""
+        with torch.autocast(self.device.type, enabled=False):
+            return self._form_rows(index)
+
+    def full(self) -> Tensor:
+        """Forms the whole map (B, h, Q, N)."""
+        return self.rows(torch.arange(self.shape[2], device=self.device))
+
+
+AttentionLike: TypeAlias = Tensor | LazyMap
+"""An attention-shaped tensor (B, h, Q, N), held whole or formed row by row."""
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionRecord:
+    """One call of scaled dot-product attention as the model made it.
+
+    Attributes:
+        query: (B, h, Q, d), after rotary embeddings and query normalisation.
+        key: (B, h, N, d).
+        value: (B, h, N, d).
+        output: (B, h, Q, d), the tensor that the model went on with; it carries the graph when gradients were asked
+            for.
+        scale: factor of the query-key product before the softmax.
+        bias: additive mask or position bias, broadcastable to (B, h, Q, N), or None.
+    """
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    output: Tensor
+    scale: float
+    bias: Tensor | None = None
+
+    @property
+    def shape(self) -> torch.Size:
+        """(B, h, Q, N) of the attention map."""
+        return torch.Size((*self.query.shape[:3], self.key.shape[2]))
+
+    @property
+    def attention(self) -> LazyMap:
+        """The probabilities A = softmax(scale * Q Kᵀ + bias), at least in float32."""
+        query, key = _relevance_dtype(self.query), _relevance_dtype(self.key)
+
+        def form_rows(index: Tensor) -> Tensor:
+            scores = query[:, :, index] * self.scale @ key.transpose(-2, -1)  # (B, h, r, N)
+            if self.bias is not None:
+                bias = self.bias.to(scores.dtype)
+                scores = scores + (bias[..., index, :] if bias.shape[-2] > 1 else bias)
+            return scores.softmax(-1)
+
+        return LazyMap(self.shape, form_rows, query)
+
+    def gradient(self, output_gradient: Tensor) -> LazyMap:
+        """The gradient of a score with respect to the attention map, ∂s/∂A = G Vᵀ, at least in float32.
+
+        Args:
+            output_gradient: G (B, h, Q, d), the gradient of the score at ``output``.
+        """
+        gradient, value = _relevance_dtype(output_gradient), _relevance_dtype(self.value)
+
+        def form_rows(index: Tensor) -> Tensor:
+            return gradient[:, :, index] @ value.transpose(-2, -1)  # (B, h, r, N)
+
+        return LazyMap(self.shape, form_rows, gradient)
+
+
+def _relevance_dtype(tensor: Tensor) -> Tensor:
+    """Detaches; float16 and bfloat16 become float32."""
+    return tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def rows_of(attention: AttentionLike, index: Tensor) -> Tensor:
+    """The query rows ``index`` (r,) of a held or lazy map; returns (B, h, r, N)."""
+    return attention.rows(index) if isinstance(attention, LazyMap) else attention[:, :, index]
+
+
+def query_chunks(attention: AttentionLike, rows: Tensor | None = None) -> Iterator[Tensor]:
+    """Splits query rows so that one chunk of a map (B, h, r, N) stays under `CHUNK_BYTES`.
+
+    Args:
+        attention: the map, of which only shape, dtype and device are read.
+        rows: the rows to visit (r,); all by default.
+    """
+    batch, heads, queries, keys = attention.shape
+    index = torch.arange(queries, device=attention.device) if rows is None else rows
+    per_row = batch * heads * keys * attention.dtype.itemsize
+    yield from index.split(max(1, CHUNK_BYTES // per_row))
+
+
+def start_row(attention: AttentionLike, weights: Tensor | None = None) -> Tensor:
+    """The row (B, Q) at which relevance starts: the share of each query token in the pooled vector.
+
+    Args:
+        attention: (B, h, Q, N), of which only shape, dtype and device are read.
+        weights: shares (Q,); the first token's is 1 by default (a class token).
+    """
+    batch, _, queries, _ = attention.shape
+    if weights is None:
+        weights = torch.zeros(queries)
+        weights[0] = 1.0
+    return weights.to(attention.device, attention.dtype).expand(batch, -1)
+
+
+def propagate(row: Tensor, maps: Sequence[AttentionLike], fuse: Callable[..., Tensor]) -> Tensor:
+    """The vector-matrix product ``row @ fuse(*maps)`` without the matrix ever being held.
+
+    Rows of the matrix that meet a zero in ``row`` for every image are not formed at all: from a class token, the last
+    block's map costs one row.
+
+    Args:
+        row: relevance of the query tokens, (B, Q).
+        maps: maps of shape (B, h, Q, N) that ``fuse`` combines.
+        fuse: from a row index (r,) and those rows of every map, each (B, h, r, N), to the fused rows (B, r, N).
+
+    Returns:
+        Relevance of the key tokens, (B, N).
+    """
+    relevance = row.new_zeros(row.shape[0], maps[0].shape[3])
+    active = row.ne(0).any(0).nonzero().squeeze(1)
+    with torch.autocast(row.device.type, enabled=False):
+        for index in query_chunks(maps[0], active):
+            fused = fuse(index, *(rows_of(each, index) for each in maps))
+            relevance += torch.einsum("br,brn->bn", row[:, index].to(fused.dtype), fused)
+    return relevance

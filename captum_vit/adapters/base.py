@@ -1,0 +1,159 @@
+"""The one view of a vision transformer that the methods know: embed → blocks → pool → head."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Adapter", "Pooling"]
+
+Pooling = Literal["class", "mean", "attention"]
+"""How patch and prefix tokens become one vector: a readout token, an average, or an attention pooler."""
+
+
+class Adapter(nn.Module):
+    """A vision transformer seen as *embed → blocks → pool → head*; the wrapped model is never changed.
+
+    A subclass names the facts below in its constructor and implements `grid`, `readout` and `pool_weights`. It is an
+    `nn.Module` whose ``forward(images)`` returns plain logits, so that every tool of Captum can call it.
+
+    Shape letters, here and everywhere: B batch, C channels, H W pixels, gh gw patch grid, N tokens (prefix + gh·gw),
+    L blocks, h heads, d head dimension, D embedding dimension, K outputs (classes or prompts), T targets per image.
+
+    Args:
+        model: the user's model.
+
+    Attributes:
+        family: name of the model family, for messages.
+        num_prefix_tokens: tokens before the patch tokens (class, distillation and register tokens).
+        num_outputs: K.
+        in_channels: C.
+        pooling: how the tokens become one vector.
+        fused_attention_switch: what a user does to have the model call PyTorch's fused attention.
+    """
+
+    family: str = "custom"
+    num_prefix_tokens: int
+    num_outputs: int
+    in_channels: int = 3
+    pooling: Pooling
+    fused_attention_switch: str = "compute attention with torch.nn.functional.scaled_dot_product_attention"
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model: Any = model  # each family knows its own attributes
+        self.training = model.training
+
+    @property
+    @abstractmethod
+    def blocks(self) -> Sequence[nn.Module]:
+        """The transformer blocks, first to last; each makes exactly one attention call over all tokens."""
+
+    @abstractmethod
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """The patch grid (gh, gw) of an image of ``height`` × ``width`` pixels.
+
+        Raises:
+            ValueError: the model can't take this size.
+        """
+
+    @abstractmethod
+    def readout(self, tokens: Tensor, *, final_norm: bool = True) -> Tensor:
+        """The model's own tail: from block output (B, N, D) through norm, pooling and head to logits (B, K).
+
+        Args:
+            tokens: output of any block; N may be any number above the number of prefix tokens.
+            final_norm: whether the norm between the last block and the pooling (or the pooler and the head) is applied.
+        """
+
+    @abstractmethod
+    def pool_weights(self, num_tokens: int) -> Tensor:
+        """The share of each token in the pooled vector, (N,), summing to one: a class token's is 1, 0, 0, ….
+
+        With an attention pooler the tokens meant are the pooler's queries.
+
+        Raises:
+            ValueError: the pooling has no fixed shares (a maximum over tokens).
+        """
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, K) of a batch of images (B, C, H, W)."""
+        logits: Tensor = self.model(images)
+        return logits
+
+    def block_tokens(self, output: Any) -> Tensor:
+        """The tokens (B, N, D) in what a block returned."""
+        tokens: Tensor = output[0] if isinstance(output, tuple) else output
+        return tokens
+
+    def readout_of_mean(self, tokens: Tensor, *, final_norm: bool = True) -> Tensor:
+        """Logits (B, K) of the mean of all tokens: the tail applied to a sequence in which every token is the mean.
+
+        LeGrad's readout (arXiv:2404.03214, eq. 3): it serves class-token and mean-pooled models alike.
+        """
+        mean = tokens.mean(1, keepdim=True)  # (B, 1, D)
+        return self.readout(mean.expand(-1, self.num_prefix_tokens + 1, -1), final_norm=final_norm)
+
+    def target_index(self, name: str) -> int:
+        """The output that a name stands for; only prompts have names."""
+        raise ValueError(f"target {name!r} is a text, but {self.family} has numbered classes; give the class index.")
+
+    def block_name(self, index: int) -> str:
+        """The dotted name of block ``index`` inside the user's model."""
+        block = self.blocks[index]
+        return next((name for name, module in self.model.named_modules() if module is block), f"blocks[{index}]")
+
+    def check_images(self, images: Tensor) -> None:
+        """Refuses what the model can't explain, before any pass is run.
+
+        Raises:
+            TypeError: not a tensor, or a dtype that is not floating point.
+            ValueError: no batch of images, wrong number of channels, NaN or infinity, or a size the model can't take.
+        """
+        if not isinstance(images, Tensor):
+            raise TypeError(f"inputs must be a tensor of images (B, C, H, W), got {type(images).__name__}.")
+        if images.ndim != 4:
+            remedy = " For one image add a batch dimension: image[None]." if images.ndim == 3 else ""
+            raise ValueError(f"inputs must be a batch of images (B, C, H, W), got shape {tuple(images.shape)}.{remedy}")
+        if images.shape[0] == 0:
+            raise ValueError(f"inputs must hold at least one image, got shape {tuple(images.shape)}.")
+        if not images.is_floating_point():
+            raise TypeError(
+                f"inputs must be floating point, got {images.dtype}. Apply the model's own preprocessing first."
+            )
+        if images.shape[1] != self.in_channels:
+            raise ValueError(f"inputs must have {self.in_channels} channels, got {images.shape[1]}.")
+        finite = images.isfinite().flatten(1).all(1)
+        if not finite.all():
+            broken = (~finite).nonzero().squeeze(1).tolist()
+            raise ValueError(f"inputs must be finite, got NaN or infinity in image {', '.join(map(str, broken))}.")
+        self.grid(*images.shape[-2:])
+
+    def _fixed_grid(
+        self, size: tuple[int, int], height: int, width: int, grid: tuple[int, int], remedy: str
+    ) -> tuple[int, int]:
+        """The grid of a model that takes one size only."""
+        if (height, width) != size:
+            raise ValueError(
+                f"{self.family} takes images of {size[0]}×{size[1]} pixels, got {height}×{width}. {remedy}"
+            )
+        return grid
+
+    def _divided_grid(self, patch: tuple[int, int], height: int, width: int) -> tuple[int, int]:
+        """The grid of a model that takes any multiple of its patch size."""
+        if height % patch[0] or width % patch[1]:
+            raise ValueError(
+                f"image sides must be multiples of the patch size {patch[0]}×{patch[1]}, got {height}×{width}. "
+                "Resize or crop the image."
+            )
+        return height // patch[0], width // patch[1]
+
+    def _token_weights(self, num_tokens: int, tokens: slice) -> Tensor:
+        """Equal shares over a slice of the tokens, (N,)."""
+        weights = torch.zeros(num_tokens)
+        weights[tokens] = 1.0
+        return weights / weights.sum()

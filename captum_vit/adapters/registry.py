@@ -1,0 +1,157 @@
+"""From a model to its adapter, without importing a model library that is not in use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from captum_vit.adapters.base import Adapter
+
+__all__ = ["adapt", "find_adapter", "known_families", "register_adapter"]
+
+AdapterClass = TypeVar("AdapterClass", bound=type[Adapter])
+
+_TIMM, _HF = "captum_vit.adapters.timm", "captum_vit.adapters.huggingface"
+_OPEN_CLIP, _TORCHVISION = "captum_vit.adapters.open_clip", "captum_vit.adapters.torchvision"
+_DINOV2_REG = "transformers.models.dinov2_with_registers.modeling_dinov2_with_registers"
+
+_BUILT_IN = {
+    "timm.models.vision_transformer.VisionTransformer": (_TIMM, "TimmAdapter"),
+    "timm.models.eva.Eva": (_TIMM, "TimmAdapter"),
+    "timm.models.beit.Beit": (_TIMM, "TimmAdapter"),
+    "timm.models.naflexvit.NaFlexVit": (_TIMM, "NaFlexVitAdapter"),
+    "transformers.models.vit.modeling_vit.ViTForImageClassification": (_HF, "ViTAdapter"),
+    "transformers.models.deit.modeling_deit.DeiTForImageClassification": (_HF, "DeiTAdapter"),
+    "transformers.models.deit.modeling_deit.DeiTForImageClassificationWithTeacher": (_HF, "DistilledDeiTAdapter"),
+    "transformers.models.dinov2.modeling_dinov2.Dinov2ForImageClassification": (_HF, "Dinov2Adapter"),
+    f"{_DINOV2_REG}.Dinov2WithRegistersForImageClassification": (_HF, "Dinov2WithRegistersAdapter"),
+    "transformers.models.beit.modeling_beit.BeitForImageClassification": (_HF, "BeitAdapter"),
+    "transformers.models.clip.modeling_clip.CLIPForImageClassification": (_HF, "CLIPClassifierAdapter"),
+    "transformers.models.siglip.modeling_siglip.SiglipForImageClassification": (_HF, "SiglipClassifierAdapter"),
+    "transformers.models.clip.modeling_clip.CLIPModel": (_HF, "CLIPTower"),
+    "transformers.models.siglip.modeling_siglip.SiglipModel": (_HF, "SiglipTower"),
+    "open_clip.model.CLIP": (_OPEN_CLIP, "open_clip_tower"),
+    "open_clip.model.CustomTextCLIP": (_OPEN_CLIP, "open_clip_tower"),
+    "open_clip.coca_model.CoCa": (_OPEN_CLIP, "open_clip_tower"),
+    "torchvision.models.vision_transformer.VisionTransformer": (_TORCHVISION, "TorchvisionAdapter"),
+}
+
+_registered: dict[type, Callable[[nn.Module], Adapter]] = {}
+
+_REASONS = {
+    "SwinTransformer": "it attends inside windows, so no attention map covers the image",
+    "SwinTransformerV2": "it attends inside windows, so no attention map covers the image",
+    "MaxxVit": "it attends inside windows and grids, so no attention map covers the image",
+    "Cait": "its patch blocks mix heads before and after the softmax and a class token joins only the last blocks",
+    "Xcit": "it attends between channels, not between patches",
+    "VOLO": "its outlook attention covers neighbourhoods, not the image",
+    "Levit": "its attention shrinks the patch grid between stages",
+    "LevitDistilled": "its attention shrinks the patch grid between stages",
+    "ResNet": "it is a convolutional network without attention; Captum's LayerGradCam explains it",
+    "VisionTransformerSAM": "it attends inside windows in most blocks",
+}
+
+
+def register_adapter(model_class: type[nn.Module]) -> Callable[[AdapterClass], AdapterClass]:
+    """Class decorator: `adapt` takes the decorated `Adapter` for instances of ``model_class`` and of its subclasses.
+
+    Args:
+        model_class: the class of the model. Registering it again replaces the earlier adapter.
+    """
+
+    def register(adapter_class: AdapterClass) -> AdapterClass:
+        _registered[model_class] = adapter_class
+        return adapter_class
+
+    return register
+
+
+def known_families() -> list[str]:
+    """Names of the model classes that `adapt` takes, sorted."""
+    built_in = (
+        path.rpartition(".")[2] if not path.startswith("timm") else f"timm {path.rpartition('.')[2]}"
+        for path in _BUILT_IN
+    )
+    return sorted({*built_in, *(each.__name__ for each in _registered)})
+
+
+def adapt(model: nn.Module) -> Adapter:
+    """The adapter of a model whose outputs can be explained: classes, or the prompts of a `PromptClassifier`.
+
+    Args:
+        model: a supported model, the same inside ``DistributedDataParallel`` or ``DataParallel``, or an adapter.
+
+    Raises:
+        TypeError: no adapter knows the model, it is compiled, scripted or quantised, or it has two towers and no
+            prompts.
+    """
+    adapter = find_adapter(model)
+    if hasattr(adapter, "encode_prompts"):
+        raise TypeError(
+            f"{type(adapter.model).__name__} compares images with texts and has no classes of its own. Wrap it: "
+            "PromptClassifier(model, tokenizer, ['a cat', 'a dog'])."
+        )
+    return adapter
+
+
+def find_adapter(model: nn.Module) -> Adapter:
+    """As `adapt`, but two-tower models give the adapter of their image tower."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}.")
+    if isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
+        model = model.module
+    if isinstance(model, Adapter):
+        return model
+    _refuse_transformed(model)
+    for each in type(model).__mro__:
+        if each in _registered:
+            return _registered[each](model)
+        path = f"{each.__module__}.{each.__qualname__}"
+        if path in _BUILT_IN:
+            module, name = _BUILT_IN[path]
+            adapter: Adapter = getattr(import_module(module), name)(model)
+            return adapter
+    names = {each.__name__ for each in type(model).__mro__}
+    reason = next((f": {_REASONS[name]}" for name in _REASONS if name in names), "")
+    raise TypeError(
+        f"no adapter knows {type(model).__name__}{reason}. Known families: {', '.join(known_families())}. "
+        "To add one see docs/how-to/write-an-adapter.md."
+    )
+
+
+def _refuse_transformed(model: nn.Module) -> None:
+    """Refuses models whose modules no longer run as written, so that nothing could be watched."""
+    if isinstance(model, torch.jit.ScriptModule):
+        raise TypeError(f"{type(model).__name__} is scripted or traced; explain the eager model it was made from.")
+    for name, module in model.named_modules():
+        where = f"module {name!r}" if name else "the model"
+        if type(module).__name__ == "OptimizedModule" or getattr(module, "_compiled_call_impl", None) is not None:
+            raise TypeError(f"{where} is compiled with torch.compile; explain the eager model (model._orig_mod).")
+        if "quantized" in type(module).__module__ or type(module).__module__.startswith("bitsandbytes"):
+            raise TypeError(f"{where} ({type(module).__name__}) is quantised; explain the floating-point model.")
+    for name, parameter in model.named_parameters():
+        if type(parameter.data).__module__.startswith("torchao"):
+            raise TypeError(f"parameter {name!r} ({type(parameter.data).__name__}) is quantised; explain the original.")
+
+
+def check_state(adapter: Adapter) -> None:
+    """Refuses a model that is not in the state in which it predicts.
+
+    Raises:
+        RuntimeError: training mode, or gradient checkpointing.
+    """
+    for name, module in adapter.model.named_modules():
+        if module.training:
+            raise RuntimeError(
+                f"the model is in training mode (module {name or type(module).__name__!r}): dropout and drop path "
+                "would make every map random, and they are not switched off behind your back. Call model.eval() first."
+            )
+        if getattr(module, "grad_checkpointing", False):
+            raise RuntimeError(
+                f"module {name or type(module).__name__!r} has gradient checkpointing on, which runs blocks twice. "
+                "Call model.set_grad_checkpointing(False) first."
+            )

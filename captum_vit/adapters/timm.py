@@ -1,0 +1,96 @@
+"""timm: `VisionTransformer` (DeiT, DeiT-3, DINOv2, SigLIP …), `Eva` (EVA-02, DINOv3, PE …), `Beit` and `NaFlexVit`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from timm.layers import AttentionPoolLatent
+from timm.models.deit import VisionTransformerDistilled
+from torch import Tensor, nn
+
+from captum_vit.adapters.base import Adapter, Pooling
+
+__all__ = ["NaFlexVitAdapter", "TimmAdapter"]
+
+
+class TimmAdapter(Adapter):
+    """A timm model with ``patch_embed``, ``blocks``, ``norm`` and ``forward_head``.
+
+    Raises:
+        TypeError: an attention pooler of a kind that does not read the tokens with learned queries.
+    """
+
+    fused_attention_switch = (
+        "timm.layers.set_fused_attn(True) before the model is created, or block.attn.fused_attn = True"
+    )
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        self.family = f"timm {type(model).__name__}"
+        self.num_prefix_tokens = self.model.num_prefix_tokens
+        self.num_outputs = self.model.num_classes or self.model.head_hidden_size
+        self.in_channels = next(each for each in model.modules() if isinstance(each, nn.Conv2d)).in_channels
+        self._pooler = getattr(self.model, "attn_pool", None)
+        if self._pooler is not None and not isinstance(self._pooler, AttentionPoolLatent):
+            raise TypeError(f"module 'attn_pool' ({type(self._pooler).__name__}) is not a pooler with learned queries.")
+        self.pooling: Pooling
+        if self._pooler is not None:
+            self.pooling = "attention"
+        else:
+            self.pooling = "class" if self.model.global_pool == "token" else "mean"
+
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        blocks: Sequence[nn.Module] = self.model.blocks
+        return blocks
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        embed = self.model.patch_embed
+        patch = tuple(embed.feat_ratio(as_scalar=False))
+        if not embed.strict_img_size or embed.img_size is None:
+            if getattr(embed, "dynamic_img_pad", False):
+                gh, gw = embed.dynamic_feat_size((height, width))
+                return int(gh), int(gw)
+            return self._divided_grid(patch, height, width)
+        return self._fixed_grid(
+            embed.img_size,
+            height,
+            width,
+            embed.grid_size,
+            "Resize the image, or create the model with dynamic_img_size=True or img_size=(height, width).",
+        )
+
+    def readout(self, tokens: Tensor, *, final_norm: bool = True) -> Tensor:
+        logits: Tensor = self.model.forward_head(self.model.norm(tokens) if final_norm else tokens)
+        return logits
+
+    def pool_weights(self, num_tokens: int) -> Tensor:
+        if self._pooler is not None:
+            return self._token_weights(num_tokens, slice(0, 1) if self._pooler.pool == "token" else slice(None))
+        if isinstance(self.model, VisionTransformerDistilled):
+            return self._token_weights(num_tokens, slice(0, 2))
+        pool = self.model.global_pool
+        if pool == "token":
+            return self._token_weights(num_tokens, slice(0, 1))
+        if pool == "avg":
+            include_prefix = getattr(self.model, "pool_include_prefix", False)
+            return self._token_weights(num_tokens, slice(0 if include_prefix else self.num_prefix_tokens, None))
+        raise ValueError(
+            f"global_pool={pool!r} gives no token a fixed share, so relevance can't be started at the pooled vector. "
+            "Methods that need no such start (LeGrad) still work."
+        )
+
+
+class NaFlexVitAdapter(TimmAdapter):
+    """`NaFlexVit` on batches of images (B, C, H, W); its grid follows the image."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        self.in_channels = self.model.embeds.in_chans if hasattr(self.model.embeds, "in_chans") else 3
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        embeds = self.model.embeds
+        if embeds.dynamic_img_pad:
+            gh, gw = embeds.dynamic_feat_size((height, width))
+            return int(gh), int(gw)
+        return self._divided_grid(tuple(embeds.patch_size), height, width)

@@ -1,0 +1,115 @@
+"""AttentionCAM: Grad-CAM on the attention maps of the last block or of the attention pooler."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from captum_vit.adapters.attention import AttentionLike, query_chunks, rows_of, start_row
+from captum_vit.adapters.capture import trace
+from captum_vit.attr.base import ViTAttribution
+from captum_vit.attr.gradients import attention_gradients
+
+__all__ = ["AttentionCAM", "GradientMean", "attention_cam"]
+
+GradientMean = Literal["map", "row"]
+
+
+def attention_cam(
+    attention: AttentionLike,
+    gradient: AttentionLike,
+    *,
+    gradient_mean: GradientMean = "map",
+    start: Tensor | None = None,
+    num_prefix_tokens: int = 1,
+) -> Tensor:
+    """Weights each head's map by the mean of its gradient: ``Σ_h w_h A_h``, read at the pooled token's row.
+
+    Args:
+        attention: post-softmax attention A of one block or pooler, (B, h, Q, N).
+        gradient: gradient of the target's logit with respect to it, (B, h, Q, N).
+        gradient_mean: what w_h is the mean of: "map", all Q × N entries (LeGrad's eq. 11); "row", the pooled token's
+            row without the prefix columns (``generate_cam_attn`` of Transformer-Explainability, which then averages
+            over heads and drops negative values; here the sum stays signed).
+        start: share of each query token in the pooled vector, (Q,); the first token (class token) by default.
+        num_prefix_tokens: prefix columns of the map, which "row" leaves out.
+
+    Returns:
+        Signed relevance of each key token, (B, N).
+
+    Example:
+        >>> attention = torch.tensor([[[[0.5, 0.5], [0.25, 0.75]], [[1.0, 0.0], [0.0, 1.0]]]])
+        >>> gradient = torch.tensor([[[[4.0, 0.0], [0.0, 0.0]], [[0.0, -4.0], [0.0, 2.0]]]])
+        >>> attention_cam(attention, gradient)  # 1 · (½, ½) - ½ · (1, 0)
+        tensor([[0.0000, 0.5000]])
+
+    References:
+        LeGrad, arXiv:2404.03214, appendix B.2, eq. 11, where the mean divides by n² without the class token; here by
+        the number of entries, which rescales the map only.
+    """
+    if gradient_mean == "map":
+        entries = gradient.shape[2] * gradient.shape[3]
+        weights = (
+            torch.stack([rows_of(gradient, index).sum((2, 3)) for index in query_chunks(gradient)]).sum(0) / entries
+        )
+    elif gradient_mean == "row":
+        weights = _pooled_row(gradient, start)[..., num_prefix_tokens:].mean(-1)
+    else:
+        raise ValueError(f"gradient_mean must be 'map' or 'row', got {gradient_mean!r}.")
+    return torch.einsum("bh,bhn->bn", weights, _pooled_row(attention, start))
+
+
+def _pooled_row(attention: AttentionLike, start: Tensor | None) -> Tensor:
+    """The pooled token's row of each head's map, (B, h, N)."""
+    row = start_row(attention, start)
+    active = row.ne(0).any(0).nonzero().squeeze(1)
+    chunks = [
+        torch.einsum("br,bhrn->bhn", row[:, index], rows_of(attention, index))
+        for index in query_chunks(attention, active)
+    ]
+    return torch.stack(chunks).sum(0)
+
+
+class AttentionCAM(ViTAttribution):
+    """The last block's attention, each head weighted by the mean gradient of the target; with a pooler, the pooler's.
+
+    Not AG-CAM (Leem & Seo 2024), which takes all blocks and sigmoid-normalised attention.
+
+    Args:
+        model: see `ViTAttribution`.
+        gradient_mean: what a head's weight is the mean of; see `attention_cam`.
+
+    Raises:
+        ValueError: another value of ``gradient_mean``.
+    """
+
+    name = "AttentionCAM"
+    class_specific = True
+    signed = True
+    passes = "1 forward + 1 backward"
+    reference = "arXiv:2404.03214, eq. 11"
+
+    def __init__(self, model: nn.Module, *, gradient_mean: GradientMean = "map") -> None:
+        super().__init__(model)
+        if gradient_mean not in ("map", "row"):
+            raise ValueError(f"gradient_mean must be 'map' or 'row', got {gradient_mean!r}.")
+        self.gradient_mean: GradientMean = gradient_mean
+
+    def _relevance(self, images: Tensor, targets: Tensor) -> Tensor:
+        adapter = self.forward_func
+        traced = trace(adapter, images, gradients=True)
+        record = traced.pooler or traced.blocks[-1]
+        gh, gw = adapter.grid(*images.shape[-2:])
+        relevance = [
+            attention_cam(
+                record.attention,
+                gradient,
+                gradient_mean=self.gradient_mean,
+                start=adapter.pool_weights(record.shape[2]),
+                num_prefix_tokens=record.shape[3] - gh * gw,
+            )
+            for (gradient,) in attention_gradients(traced.logits, targets, [record])
+        ]
+        return torch.stack(relevance, 1)  # (B, T, N)

@@ -1,0 +1,234 @@
+"""Captum's calling convention, once for every method."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import ClassVar, Literal, TypeAlias, overload
+
+import torch
+import torch.nn.functional as F
+from captum.attr import Attribution
+from captum.log import log_usage
+from torch import Tensor, nn
+
+from captum_vit.adapters.base import Adapter
+from captum_vit.adapters.registry import adapt, check_state
+from captum_vit.attr.targets import Target, Targets, shared_targets, single_targets
+
+__all__ = ["BlankMapError", "Resolution", "ViTAttribution", "upsample"]
+
+Resolution: TypeAlias = Literal["input", "patch"]
+
+
+class BlankMapError(RuntimeError):
+    """A map that would be zero everywhere, or not finite.
+
+    Attributes:
+        images: indices in the batch of the images concerned.
+    """
+
+    def __init__(self, message: str, images: list[int]) -> None:
+        super().__init__(message)
+        self.images = images
+
+
+class ViTAttribution(Attribution):
+    """A Captum `Attribution` for vision transformers: one relevance per patch.
+
+    The model is left exactly as it came, other threads may use it meanwhile, image i's map does not depend on image j,
+    and results are detached, on the device of the input, at least in float32.
+
+    Args:
+        model: a supported vision transformer (timm, Hugging Face, OpenCLIP through `PromptClassifier`, torchvision),
+            the same inside ``DistributedDataParallel`` or ``DataParallel``, or an `Adapter`.
+
+    Attributes:
+        forward_func: the adapter, from images (B, C, H, W) to logits (B, K): what Captum's metrics call.
+
+    Raises:
+        TypeError: no adapter knows the model, or it is compiled, scripted or quantised.
+    """
+
+    name: ClassVar[str]
+    """The paper's name of the method."""
+    class_specific: ClassVar[bool]
+    """Whether the map depends on the target."""
+    signed: ClassVar[bool]
+    """Whether relevance can be negative."""
+    passes: ClassVar[str]
+    """What one map costs."""
+    reference: ClassVar[str]
+    """Where the formula comes from."""
+
+    forward_func: Adapter
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(adapt(model))
+
+    @classmethod
+    def get_name(cls) -> str:
+        return cls.name
+
+    @abstractmethod
+    def _relevance(self, images: Tensor, targets: Tensor) -> Tensor:
+        """Relevance of the key tokens, (B, T, N) or without the prefix (B, T, gh·gw).
+
+        Args:
+            images: checked images (B, C, H, W).
+            targets: output indices (B, T). Class-agnostic methods may return T = 1.
+        """
+
+    @overload
+    def attribute(
+        self,
+        inputs: Tensor,
+        target: Target = None,
+        additional_forward_args: None = None,
+        *,
+        resolution: Resolution = "input",
+        internal_batch_size: int | None = None,
+    ) -> Tensor: ...
+
+    @overload
+    def attribute(
+        self,
+        inputs: tuple[Tensor, ...],
+        target: Target = None,
+        additional_forward_args: None = None,
+        *,
+        resolution: Resolution = "input",
+        internal_batch_size: int | None = None,
+    ) -> tuple[Tensor, ...]: ...
+
+    @log_usage(part_of_slo=True)  # type: ignore[untyped-decorator]
+    def attribute(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        target: Target = None,
+        additional_forward_args: None = None,
+        *,
+        resolution: Resolution = "input",
+        internal_batch_size: int | None = None,
+    ) -> Tensor | tuple[Tensor, ...]:
+        """Explains one target per image.
+
+        Args:
+            inputs: preprocessed images (B, C, H, W), floating point, in the model's dtype; or a 1-tuple of them.
+            target: the output to explain, in Captum's forms: an int for all images, or a list or tensor with one per
+                image. For a `PromptClassifier` also the prompt itself, or a list of prompts. None only where the model
+                has one output or the method is class-agnostic.
+            additional_forward_args: not taken; here so that Captum's tools can pass None.
+            resolution: "input" upsamples the map bilinearly (``align_corners=False``) and gives each of the C channels
+                1/C of it, so that the sum over channels is the map; "patch" returns the raw map (B, 1, gh, gw).
+            internal_batch_size: images explained at a time; all by default.
+
+        Returns:
+            The attribution: a tensor for a tensor, a 1-tuple for a 1-tuple; raw and signed, never normalised.
+
+        Raises:
+            TypeError: inputs that are no floating-point tensor, a target of the wrong kind.
+            ValueError: a batch, size or target that the model can't take, NaN or infinity in the images.
+            RuntimeError: training mode, or attention that can't be captured.
+            BlankMapError: a map that would be zero everywhere, or not finite.
+        """
+        if additional_forward_args is not None:
+            raise ValueError("additional_forward_args must be None: a vision transformer takes images only.")
+        images = _only_tensor(inputs)
+        maps = self._maps(
+            images,
+            lambda: single_targets(target, self.forward_func, len(images), optional=not self.class_specific),
+            internal_batch_size,
+        )[:, 0]  # (B, 1, gh, gw)
+        attribution = _at_resolution(maps, images, resolution)
+        return (attribution,) if isinstance(inputs, tuple) else attribution
+
+    def attribute_targets(self, inputs: Tensor, targets: Targets, *, internal_batch_size: int | None = None) -> Tensor:
+        """Explains T targets per image with one forward pass for all of them.
+
+        Args:
+            inputs: as in `attribute`.
+            targets: T targets for every image (a list or tensor of ints, or a list of prompts), or a tensor (B, T) with
+                T for each image.
+            internal_batch_size: as in `attribute`.
+
+        Returns:
+            Raw maps on the patch grid, (B, T, 1, gh, gw).
+
+        Raises:
+            As `attribute`.
+        """
+        images = _only_tensor(inputs)
+        return self._maps(images, lambda: shared_targets(targets, self.forward_func, len(images)), internal_batch_size)
+
+    def _maps(
+        self,
+        images: Tensor,
+        resolve: Callable[[], Tensor],
+        internal_batch_size: int | None,
+        relevance_of: Callable[[Tensor, Tensor], Tensor] | None = None,
+    ) -> Tensor:
+        """Checks everything, runs ``relevance_of`` (`_relevance` by default) in batches, folds to (B, T, 1, gh, gw)."""
+        if internal_batch_size is not None and internal_batch_size < 1:
+            raise ValueError(f"internal_batch_size must be at least 1, got {internal_batch_size}.")
+        adapter = self.forward_func
+        adapter.check_images(images)
+        check_state(adapter)
+        targets = resolve().to(images.device)
+        gh, gw = adapter.grid(*images.shape[-2:])
+        with torch.inference_mode(False), torch.no_grad():
+            images = images.clone() if images.is_inference() else images.detach()
+            targets = targets.clone() if targets.is_inference() else targets
+            step = internal_batch_size or len(images)
+            relevance_of = relevance_of or self._relevance
+            parts = [relevance_of(*batch) for batch in zip(images.split(step), targets.split(step), strict=True)]
+            relevance = torch.cat(parts)  # (B, T, N)
+            if relevance.shape[-1] != gh * gw:
+                relevance = relevance[..., adapter.num_prefix_tokens :]
+            maps: Tensor = relevance.unflatten(-1, (1, gh, gw))  # (B, T, 1, gh, gw)
+            self._refuse_blank(maps)
+            return maps.expand(-1, targets.shape[1], -1, -1, -1).contiguous() if maps.shape[1] == 1 else maps
+
+    def _refuse_blank(self, maps: Tensor) -> None:
+        flat = maps.flatten(2)  # (B, T, gh·gw)
+        broken = (flat.eq(0).all(-1) | ~flat.isfinite().all(-1)).any(1)
+        if not broken.any():
+            return
+        images = broken.nonzero().squeeze(1).tolist()
+        finite = bool(flat.isfinite().all())
+        what = "zero everywhere" if finite else "not finite"
+        why = self._why_blank() if finite else "the model's activations or gradients overflow; try float32"
+        raise BlankMapError(
+            f"{self.name} gives a map that is {what} for image {', '.join(map(str, images))}: {why}.", images
+        )
+
+    def _why_blank(self) -> str:
+        """What makes this method's map vanish."""
+        if self.class_specific:
+            return (
+                "no positive gradient of the target reaches an attention map. A head whose weights are zero does that "
+                "(torchvision's untrained ViT), and so does an output that no token changes"
+            )
+        return "no relevance arrives at the patch tokens"
+
+
+def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Maps (B, 1, gh, gw) at (H, W), bilinear with ``align_corners=False``; returns (B, 1, H, W)."""
+    return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+
+
+def _at_resolution(maps: Tensor, images: Tensor, resolution: Resolution) -> Tensor:
+    if resolution == "patch":
+        return maps
+    if resolution != "input":
+        raise ValueError(f"resolution must be 'input' or 'patch', got {resolution!r}.")
+    channels = images.shape[1]
+    return (upsample(maps, (images.shape[-2], images.shape[-1])) / channels).repeat(1, channels, 1, 1)
+
+
+def _only_tensor(inputs: Tensor | tuple[Tensor, ...]) -> Tensor:
+    if isinstance(inputs, tuple):
+        if len(inputs) != 1:
+            raise ValueError(f"inputs must be one tensor of images, got a tuple of {len(inputs)}.")
+        return inputs[0]
+    return inputs

@@ -1,0 +1,39 @@
+"""Gradients of targets at the attention outputs of one traced forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from captum_vit.adapters.attention import AttentionRecord, LazyMap
+
+__all__ = ["attention_gradients"]
+
+
+def attention_gradients(logits: Tensor, targets: Tensor, records: Sequence[AttentionRecord]) -> Iterator[list[LazyMap]]:
+    """For each of T targets in turn, the gradients ∂s/∂A of its logit with respect to each record's attention map.
+
+    One backward pass a target, to the attention outputs only. The sum over the batch is differentiated, which gives
+    each image its own gradient because no image's logits depend on another.
+
+    Args:
+        logits: (B, K) with a graph from the records' outputs.
+        targets: output indices (B, T).
+        records: the attention calls.
+
+    Raises:
+        RuntimeError: the logits carry no graph.
+    """
+    if not logits.requires_grad:
+        raise RuntimeError(
+            "gradients do not reach the attention maps: the model detaches its tokens or turns gradients off inside "
+            "its forward (torch.no_grad, .detach())."
+        )
+    outputs = [record.output for record in records]
+    for index, target in enumerate(targets.T):
+        with torch.enable_grad():
+            score = logits.gather(1, target[:, None]).sum()
+        gradients = torch.autograd.grad(score, outputs, retain_graph=index + 1 < targets.shape[1])
+        yield [record.gradient(gradient) for record, gradient in zip(records, gradients, strict=True)]

@@ -1,0 +1,174 @@
+"""LeGrad: the gradient of each block's own prediction with respect to its attention map (Bousselham et al. 2024)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from captum_vit.adapters.attention import AttentionLike, AttentionRecord, query_chunks, rows_of
+from captum_vit.adapters.capture import stream_blocks, trace, trace_readout
+from captum_vit.attr.base import ViTAttribution
+from captum_vit.attr.gradients import attention_gradients
+from captum_vit.attr.targets import Target, single_targets
+
+__all__ = ["LeGrad", "legrad"]
+
+
+def legrad(gradients: Sequence[AttentionLike], *, relu: bool = True, rows: Tensor | None = None) -> Tensor:
+    """The mean over blocks, heads and query tokens of the positive part of ∇A.
+
+    Args:
+        gradients: for each block, the gradient of that block's score with respect to its attention map, (B, h, Q, N).
+        relu: whether negative gradients are dropped first (eq. 5); False is the paper's ablation.
+        rows: query tokens that count; all by default. For an attention pooler, the queries that the pooled vector
+            reads.
+
+    Returns:
+        Relevance of each key token, (B, N).
+
+    Example:
+        >>> block = torch.tensor([[[[1.0, -1.0], [2.0, 3.0]], [[0.0, 4.0], [-5.0, 1.0]]]])
+        >>> legrad([block])
+        tensor([[0.7500, 2.0000]])
+        >>> legrad([block], relu=False)
+        tensor([[-0.5000, 1.7500]])
+
+    References:
+        arXiv:2404.03214, eq. 5, 7 and 8, without the min-max of eq. 6 and 9. The authors' package sums over blocks.
+    """
+    total = None
+    for gradient in gradients:
+        queries = gradient.shape[2] if rows is None else len(rows)
+        for index in query_chunks(gradient, rows):
+            chunk = rows_of(gradient, index)
+            positive = chunk.clamp(min=0) if relu else chunk
+            part = positive.sum((1, 2)) / (gradient.shape[1] * queries * len(gradients))
+            total = part if total is None else total + part
+    if total is None:
+        raise ValueError("gradients must hold at least one block, got none.")
+    return total
+
+
+class LeGrad(ViTAttribution):
+    """How much each patch could still change what every block already says about the target.
+
+    The score of block l is the model's own tail (final norm, projection, head) applied to the mean of *all* tokens of
+    block l; the map is the positive part of its gradient with respect to block l's attention. With an attention pooler
+    (SigLIP, CoCa) the pooler is applied to block l's tokens and the gradient is taken with respect to the pooler's map.
+
+    Blocks are streamed: the graph of one block exists at a time, so memory does not grow with depth.
+
+    Args:
+        model: see `ViTAttribution`.
+        blocks: indices of the blocks to average, negative from the last; all by default, as in the paper. The authors'
+            package takes the last two: ``range(-2, 0)``.
+        relu: False keeps negative gradients (table 9).
+        per_block_readout: False takes the last block's score for every block (table 9), at the memory of a full
+            backward pass. With an attention pooler that leaves the pooler's map for the last block's tokens.
+        final_norm: whether intermediate tokens pass the model's final norm. The authors' package skips it for attention
+            poolers.
+
+    Raises:
+        ValueError: no block, or one that does not exist.
+    """
+
+    name = "LeGrad"
+    class_specific = True
+    signed = False
+    passes = "1 forward + 1 backward, block by block"
+    reference = "arXiv:2404.03214, eq. 3-9"
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        blocks: Sequence[int] | None = None,
+        relu: bool = True,
+        per_block_readout: bool = True,
+        final_norm: bool = True,
+    ) -> None:
+        super().__init__(model)
+        depth = len(self.forward_func.blocks)
+        chosen = list(range(depth) if blocks is None else blocks)
+        for index in chosen:
+            if not -depth <= index < depth:
+                raise ValueError(f"blocks must be in [{-depth}, {depth - 1}], got {index}.")
+        self.blocks = sorted({index % depth for index in chosen})
+        if not self.blocks:
+            raise ValueError("blocks must hold at least one index, got none.")
+        self.relu = relu
+        self.per_block_readout = per_block_readout
+        self.final_norm = final_norm
+
+    def attribute_blocks(
+        self, inputs: Tensor, target: Target = None, *, internal_batch_size: int | None = None
+    ) -> Tensor:
+        """The map of each block by itself (the paper's figure 5); their mean over blocks is `attribute`'s map.
+
+        Args:
+            inputs: see `attribute`.
+            target: see `attribute`.
+            internal_batch_size: see `attribute`.
+
+        Returns:
+            Raw maps of the chosen blocks, first to last, (B, L, 1, gh, gw).
+        """
+
+        def one_target(images: Tensor, targets: Tensor) -> Tensor:
+            return self._per_block(images, targets)[:, 0]  # (B, L, N)
+
+        return self._maps(
+            inputs,
+            lambda: single_targets(target, self.forward_func, len(inputs), optional=False),
+            internal_batch_size,
+            one_target,
+        )
+
+    def _relevance(self, images: Tensor, targets: Tensor) -> Tensor:
+        return self._per_block(images, targets).mean(2)
+
+    def _per_block(self, images: Tensor, targets: Tensor) -> Tensor:
+        """Relevance of each chosen block, (B, T, L, N)."""
+        maps: list[Tensor] = []
+        if not self.per_block_readout:
+            return self._from_last_block(images, targets)
+        if self.forward_func.pooling == "attention":
+
+            def visit(index: int, record: AttentionRecord, tokens: Tensor) -> None:
+                logits, pooler = trace_readout(self.forward_func, tokens, final_norm=self.final_norm)
+                maps.append(self._map(logits, targets, pooler, self._pooled_queries(pooler)))
+        else:
+
+            def visit(index: int, record: AttentionRecord, tokens: Tensor) -> None:
+                logits = self.forward_func.readout_of_mean(tokens, final_norm=self.final_norm)
+                maps.append(self._map(logits, targets, record))
+
+        stream_blocks(self.forward_func, images, visit, self.blocks, gradients=self.forward_func.pooling != "attention")
+        return torch.stack(maps, 2)
+
+    def _from_last_block(self, images: Tensor, targets: Tensor) -> Tensor:
+        adapter = self.forward_func
+        traced = trace(adapter, images, gradients=True)
+        if traced.pooler is not None:
+            return self._map(traced.logits, targets, traced.pooler, self._pooled_queries(traced.pooler))[:, :, None]
+        with torch.enable_grad():
+            logits = adapter.readout_of_mean(traced.tokens, final_norm=self.final_norm)
+        records = [traced.blocks[index] for index in self.blocks]
+        per_target = [
+            torch.stack([legrad([each], relu=self.relu) for each in gradients], 1)  # (B, L, N)
+            for gradients in attention_gradients(logits, targets, records)
+        ]
+        return torch.stack(per_target, 1)
+
+    def _map(self, logits: Tensor, targets: Tensor, record: AttentionRecord, rows: Tensor | None = None) -> Tensor:
+        """One block's or the pooler's map for each target, (B, T, N)."""
+        maps = [
+            legrad(gradients, relu=self.relu, rows=rows) for gradients in attention_gradients(logits, targets, [record])
+        ]
+        return torch.stack(maps, 1)
+
+    def _pooled_queries(self, pooler: AttentionRecord) -> Tensor:
+        """The pooler's queries that the pooled vector reads, (Q',)."""
+        return self.forward_func.pool_weights(pooler.shape[2]).nonzero().squeeze(1).to(pooler.output.device)
