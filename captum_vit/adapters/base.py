@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ Pooling = Literal["class", "mean", "attention"]
 """How patch and prefix tokens become one vector: a readout token, an average, or an attention pooler."""
 
 
-class Adapter(nn.Module):
+class Adapter(nn.Module, ABC):
     """A vision transformer seen as *embed → blocks → pool → head*; the wrapped model is never changed.
 
     A subclass names the facts below in its constructor and implements `grid`, `readout` and `pool_weights`. It is an
@@ -33,6 +33,7 @@ class Adapter(nn.Module):
         num_outputs: K.
         in_channels: C.
         pooling: how the tokens become one vector.
+        has_unread_pooler: whether the model also runs an attention pooler whose result its outputs do not use.
         fused_attention_switch: what a user does to have the model call PyTorch's fused attention.
     """
 
@@ -41,6 +42,7 @@ class Adapter(nn.Module):
     num_outputs: int
     in_channels: int = 3
     pooling: Pooling
+    has_unread_pooler: bool = False
     fused_attention_switch: str = "compute attention with torch.nn.functional.scaled_dot_product_attention"
 
     def __init__(self, model: nn.Module) -> None:

@@ -49,16 +49,20 @@ def attention_cam(
         LeGrad, arXiv:2404.03214, appendix B.2, eq. 11, where the mean divides by n² without the class token; here by
         the number of entries, which rescales the map only.
     """
+    _check_gradient_mean(gradient_mean)
     if gradient_mean == "map":
         entries = gradient.shape[2] * gradient.shape[3]
         weights = (
             torch.stack([rows_of(gradient, index).sum((2, 3)) for index in query_chunks(gradient)]).sum(0) / entries
         )
-    elif gradient_mean == "row":
-        weights = _pooled_row(gradient, start)[..., num_prefix_tokens:].mean(-1)
     else:
+        weights = _pooled_row(gradient, start)[..., num_prefix_tokens:].mean(-1)
+    return (weights[..., None] * _pooled_row(attention, start)).sum(1)
+
+
+def _check_gradient_mean(gradient_mean: GradientMean) -> None:
+    if gradient_mean not in ("map", "row"):
         raise ValueError(f"gradient_mean must be 'map' or 'row', got {gradient_mean!r}.")
-    return torch.einsum("bh,bhn->bn", weights, _pooled_row(attention, start))
 
 
 def _pooled_row(attention: AttentionLike, start: Tensor | None) -> Tensor:
@@ -66,8 +70,7 @@ def _pooled_row(attention: AttentionLike, start: Tensor | None) -> Tensor:
     row = start_row(attention, start)
     active = row.ne(0).any(0).nonzero().squeeze(1)
     chunks = [
-        torch.einsum("br,bhrn->bhn", row[:, index], rows_of(attention, index))
-        for index in query_chunks(attention, active)
+        (row[:, None, index, None] * rows_of(attention, index)).sum(2) for index in query_chunks(attention, active)
     ]
     return torch.stack(chunks).sum(0)
 
@@ -93,8 +96,7 @@ class AttentionCAM(ViTAttribution):
 
     def __init__(self, model: nn.Module, *, gradient_mean: GradientMean = "map") -> None:
         super().__init__(model)
-        if gradient_mean not in ("map", "row"):
-            raise ValueError(f"gradient_mean must be 'map' or 'row', got {gradient_mean!r}.")
+        _check_gradient_mean(gradient_mean)
         self.gradient_mean: GradientMean = gradient_mean
 
     def _relevance(self, images: Tensor, targets: Tensor) -> Tensor:
@@ -110,6 +112,6 @@ class AttentionCAM(ViTAttribution):
                 start=adapter.pool_weights(record.shape[2]),
                 num_prefix_tokens=record.shape[3] - gh * gw,
             )
-            for (gradient,) in attention_gradients(traced.logits, targets, [record])
+            for (gradient,), _ in attention_gradients(traced.logits, targets, [record])
         ]
         return torch.stack(relevance, 1)  # (B, T, N)

@@ -56,11 +56,7 @@ def attention_rollout(
         arXiv:2005.00928, section 3; residual as its eq. 1. vit-explain (the code that brought ``discard_ratio`` and max
         and min fusion) divides column j by the sum of row j; here each row is divided by its own sum.
     """
-    for name, value in (("residual", residual), ("discard_ratio", discard_ratio)):
-        if not 0 <= value <= 1 or (name == "discard_ratio" and value == 1):
-            raise ValueError(f"{name} must be in [0, 1{')' if name == 'discard_ratio' else ']'}, got {value}.")
-    if head_fusion not in _FUSIONS:
-        raise ValueError(f"head_fusion must be one of {', '.join(_FUSIONS)}, got {head_fusion!r}.")
+    _check_options(head_fusion, residual, discard_ratio)
     fuse_heads = _FUSIONS[head_fusion]
 
     def normalised(index: Tensor, rows: Tensor) -> Tensor:
@@ -86,6 +82,15 @@ _FUSIONS: dict[HeadFusion, Callable[[Tensor], Tensor]] = {
     "max": lambda rows: rows.amax(1),
     "min": lambda rows: rows.amin(1),
 }
+
+
+def _check_options(head_fusion: HeadFusion, residual: float, discard_ratio: float) -> None:
+    if head_fusion not in _FUSIONS:
+        raise ValueError(f"head_fusion must be one of {', '.join(_FUSIONS)}, got {head_fusion!r}.")
+    if not 0 <= residual <= 1:
+        raise ValueError(f"residual must be in [0, 1], got {residual}.")
+    if not 0 <= discard_ratio < 1:
+        raise ValueError(f"discard_ratio must be in [0, 1), got {discard_ratio}.")
 
 
 def _discarded(attention: AttentionLike, head_fusion: HeadFusion, ratio: float) -> Tensor:
@@ -130,6 +135,7 @@ class AttentionRollout(ViTAttribution):
         start_block: int = 0,
     ) -> None:
         super().__init__(model)
+        _check_options(head_fusion, residual, discard_ratio)
         self.head_fusion, self.residual, self.discard_ratio = head_fusion, residual, discard_ratio
         self.start_block = checked_start_block(start_block, len(self.forward_func.blocks))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import ClassVar, Literal, TypeAlias, overload
 
@@ -33,7 +33,7 @@ class BlankMapError(RuntimeError):
         self.images = images
 
 
-class ViTAttribution(Attribution):
+class ViTAttribution(Attribution, ABC):
     """A Captum `Attribution` for vision transformers: one relevance per patch.
 
     The model is left exactly as it came, other threads may use it meanwhile, image i's map does not depend on image j,
@@ -52,9 +52,9 @@ class ViTAttribution(Attribution):
 
     name: ClassVar[str]
     """The paper's name of the method."""
-    class_specific: ClassVar[bool]
+    class_specific: bool
     """Whether the map depends on the target."""
-    signed: ClassVar[bool]
+    signed: bool
     """Whether relevance can be negative."""
     passes: ClassVar[str]
     """What one map costs."""

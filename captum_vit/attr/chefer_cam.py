@@ -92,7 +92,8 @@ class CheferCAM(ViTAttribution):
         poolers = [traced.pooler] if traced.pooler else []
         start = self.forward_func.pool_weights((poolers or blocks)[-1].shape[2])
         relevance = []
-        for gradients in attention_gradients(traced.logits, targets, [*blocks, *poolers]):
+        for gradients, reached in attention_gradients(traced.logits, targets, [*blocks, *poolers]):
             pooler = (poolers[0].attention, gradients.pop()) if poolers else None
-            relevance.append(chefer_cam([block.attention for block in blocks], gradients, start=start, pooler=pooler))
+            row = chefer_cam([block.attention for block in blocks], gradients, start=start, pooler=pooler)
+            relevance.append(row * reached[:, None])
         return torch.stack(relevance, 1)  # (B, T, N)

@@ -34,8 +34,7 @@ def gmar_head_norms(gradient: AttentionLike, norm: Norm = "l1") -> Tensor:
     References:
         arXiv:2504.19414, eq. 2.
     """
-    if norm not in ("l1", "l2"):
-        raise ValueError(f"norm must be 'l1' or 'l2', got {norm!r}.")
+    _check_options(norm=norm)
     power = 1 if norm == "l1" else 2
     sums = [rows_of(gradient, index).abs().pow(power).sum((2, 3)) for index in query_chunks(gradient)]
     return torch.stack(sums).sum(0) ** (1 / power)
@@ -78,10 +77,7 @@ def gmar_rollout(
     References:
         arXiv:2504.19414, algorithm 1 and eq. 3.
     """
-    if residual < 0:
-        raise ValueError(f"residual must be at least 0, got {residual}.")
-    if form not in ("recursion", "product"):
-        raise ValueError(f"form must be 'recursion' or 'product', got {form!r}.")
+    _check_options(residual=residual, form=form)
     origin = row = start_row(attentions[-1], start)
     blocks = list(zip(attentions, head_weights, strict=True))
     for attention, weights in blocks if form == "recursion" else reversed(blocks):
@@ -128,8 +124,7 @@ def gmar(
         arXiv:2504.19414, algorithm 1. The authors' code takes the gradient of the last block's LayerNorm output for all
         blocks, keeps the heads apart and misaligns its final reshape; this follows the paper.
     """
-    if weight_scope not in ("block", "model"):
-        raise ValueError(f"weight_scope must be 'block' or 'model', got {weight_scope!r}.")
+    _check_options(weight_scope=weight_scope)
     norms = [gmar_head_norms(gradient, norm) for gradient in gradients]
     totals = [each.sum(-1, keepdim=True) for each in norms]
     if weight_scope == "model":
@@ -144,6 +139,19 @@ def gmar(
         )
         start = pad_prefix(pooled, attentions[-1].shape[3])
     return gmar_rollout(attentions, weights, residual=residual, form=form, start=start)
+
+
+def _check_options(
+    *, norm: Norm = "l1", weight_scope: WeightScope = "block", residual: float = 0.0, form: Form = "recursion"
+) -> None:
+    if norm not in ("l1", "l2"):
+        raise ValueError(f"norm must be 'l1' or 'l2', got {norm!r}.")
+    if weight_scope not in ("block", "model"):
+        raise ValueError(f"weight_scope must be 'block' or 'model', got {weight_scope!r}.")
+    if not residual >= 0:
+        raise ValueError(f"residual must be at least 0, got {residual}.")
+    if form not in ("recursion", "product"):
+        raise ValueError(f"form must be 'recursion' or 'product', got {form!r}.")
 
 
 def _share(norms: Tensor, total: Tensor) -> Tensor:
@@ -181,6 +189,7 @@ class GMAR(ViTAttribution):
         form: Form = "recursion",
     ) -> None:
         super().__init__(model)
+        _check_options(norm=norm, weight_scope=weight_scope, residual=residual, form=form)
         self.norm, self.weight_scope, self.residual, self.form = norm, weight_scope, residual, form
 
     def _relevance(self, images: Tensor, targets: Tensor) -> Tensor:
@@ -188,18 +197,17 @@ class GMAR(ViTAttribution):
         poolers = [traced.pooler] if traced.pooler else []
         start = self.forward_func.pool_weights((poolers or traced.blocks)[-1].shape[2])
         relevance = []
-        for gradients in attention_gradients(traced.logits, targets, [*traced.blocks, *poolers]):
+        for gradients, reached in attention_gradients(traced.logits, targets, [*traced.blocks, *poolers]):
             pooler = (poolers[0].attention, gradients.pop()) if poolers else None
-            relevance.append(
-                gmar(
-                    [block.attention for block in traced.blocks],
-                    gradients,
-                    norm=self.norm,
-                    weight_scope=self.weight_scope,
-                    residual=self.residual,
-                    form=self.form,
-                    start=start,
-                    pooler=pooler,
-                )
+            row = gmar(
+                [block.attention for block in traced.blocks],
+                gradients,
+                norm=self.norm,
+                weight_scope=self.weight_scope,
+                residual=self.residual,
+                form=self.form,
+                start=start,
+                pooler=pooler,
             )
+            relevance.append(row * reached[:, None])
         return torch.stack(relevance, 1)  # (B, T, N)

@@ -12,11 +12,16 @@ from captum_vit.adapters.attention import AttentionRecord, LazyMap
 __all__ = ["attention_gradients"]
 
 
-def attention_gradients(logits: Tensor, targets: Tensor, records: Sequence[AttentionRecord]) -> Iterator[list[LazyMap]]:
-    """For each of T targets in turn, the gradients ∂s/∂A of its logit with respect to each record's attention map.
+def attention_gradients(
+    logits: Tensor, targets: Tensor, records: Sequence[AttentionRecord]
+) -> Iterator[tuple[list[LazyMap], Tensor]]:
+    """For each of T targets in turn, the gradients ∂s/∂A of its logit at each record, and which images they reach.
 
     One backward pass a target, to the attention outputs only. The sum over the batch is differentiated, which gives
     each image its own gradient because no image's logits depend on another.
+
+    An image that no gradient reaches would get the identity's part of a rollout-type map for an explanation; methods with
+    such a part multiply by ``reached``, so that the map is blank and refused.
 
     Args:
         logits: (B, K) with a graph from the records' outputs.
@@ -36,4 +41,5 @@ def attention_gradients(logits: Tensor, targets: Tensor, records: Sequence[Atten
         with torch.enable_grad():
             score = logits.gather(1, target[:, None]).sum()
         gradients = torch.autograd.grad(score, outputs, retain_graph=index + 1 < targets.shape[1])
-        yield [record.gradient(gradient) for record, gradient in zip(records, gradients, strict=True)]
+        reached = torch.stack([gradient.flatten(1).ne(0).any(1) for gradient in gradients]).any(0)  # (B,)
+        yield [record.gradient(gradient) for record, gradient in zip(records, gradients, strict=True)], reached

@@ -33,7 +33,7 @@ def legrad(gradients: Sequence[AttentionLike], *, relu: bool = True, rows: Tenso
         >>> legrad([block])
         tensor([[0.7500, 2.0000]])
         >>> legrad([block], relu=False)
-        tensor([[-0.5000, 1.7500]])
+        tensor([[-0.5000,  1.7500]])
 
     References:
         arXiv:2404.03214, eq. 5, 7 and 8, without the min-max of eq. 6 and 9. The authors' package sums over blocks.
@@ -158,14 +158,15 @@ class LeGrad(ViTAttribution):
         records = [traced.blocks[index] for index in self.blocks]
         per_target = [
             torch.stack([legrad([each], relu=self.relu) for each in gradients], 1)  # (B, L, N)
-            for gradients in attention_gradients(logits, targets, records)
+            for gradients, _ in attention_gradients(logits, targets, records)
         ]
         return torch.stack(per_target, 1)
 
     def _map(self, logits: Tensor, targets: Tensor, record: AttentionRecord, rows: Tensor | None = None) -> Tensor:
         """One block's or the pooler's map for each target, (B, T, N)."""
         maps = [
-            legrad(gradients, relu=self.relu, rows=rows) for gradients in attention_gradients(logits, targets, [record])
+            legrad(gradients, relu=self.relu, rows=rows)
+            for gradients, _ in attention_gradients(logits, targets, [record])
         ]
         return torch.stack(maps, 1)
 

@@ -1,0 +1,201 @@
+"""Parity with the authors' own code, in float64: max|a − b| / max|b| below 1e-9."""
+
+import golden
+import open_clip
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from captum_vit import (
+    AttentionCAM,
+    AttentionRollout,
+    BackgroundSuppression,
+    CheferCAM,
+    LeGrad,
+    PromptClassifier,
+    RawAttention,
+    ViTAttribution,
+)
+from captum_vit.adapters import adapt, trace
+from captum_vit.attr import gmar_head_norms, gmar_rollout
+
+TOLERANCE = 1e-9
+
+
+@pytest.fixture(scope="module")
+def vit():
+    return golden.vit()
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return golden.two_tower("clip_a")
+
+
+@pytest.fixture(scope="module")
+def coca():
+    return golden.two_tower("coca_a")
+
+
+@pytest.fixture(scope="module")
+def siglip():
+    return golden.two_tower("siglip_a")
+
+
+def patch_maps(method: ViTAttribution, images: Tensor, target: Tensor) -> Tensor:
+    return method.attribute(images, target=target, resolution="patch")[:, 0]
+
+
+def test_the_models_are_the_authors_models(vit, clip, coca, siglip):
+    model, images, _ = vit
+    assert golden.relative_error(model(images).detach(), golden.arrays("inputs_vit_a")["logits64"]) < TOLERANCE
+    for model, inputs in (clip, coca, siglip):
+        features = model.encode_image(inputs["x"], normalize=True).detach()
+        assert golden.relative_error(features, inputs["image_features64"]) < TOLERANCE
+
+
+def test_raw_attention(vit):
+    model, images, target = vit
+    theirs = golden.arrays("raw_attention_last_vit_a")["map64"]
+    assert golden.relative_error(patch_maps(RawAttention(model), images, target), theirs) < TOLERANCE
+
+
+@pytest.mark.parametrize("start_block", [0, 1])
+def test_rollout_of_transformer_explainability(vit, start_block):
+    model, images, target = vit
+    ours = patch_maps(AttentionRollout(model, start_block=start_block), images, target)
+    theirs = golden.arrays(f"rollout_chefer_s{start_block}_vit_a")["map64"]
+    assert golden.relative_error(ours, theirs) < TOLERANCE
+
+
+@pytest.mark.parametrize("head_fusion", ["mean", "max", "min"])
+@pytest.mark.parametrize("discard_ratio", [0.0, 0.9])
+def test_rollout_of_vit_explain_with_its_row_normalisation_repaired(vit, head_fusion, discard_ratio):
+    model, images, target = vit
+    method = AttentionRollout(model, head_fusion=head_fusion, discard_ratio=discard_ratio)
+    theirs = golden.arrays(f"rollout_vitexplain_{head_fusion}_d{discard_ratio}_vit_a")
+    ours = patch_maps(method, images, target)
+    assert golden.relative_error(ours, theirs["map_rownorm_nonofficial64"]) < TOLERANCE
+
+
+def test_rollout_of_vit_explain_as_it_is_where_its_bug_has_no_effect(vit):
+    model, images, target = vit
+    ours = patch_maps(AttentionRollout(model), images, target)
+    theirs = golden.arrays("rollout_vitexplain_mean_d0.0_vit_a")["map64"]
+    assert golden.relative_error(ours / ours.amax((1, 2), keepdim=True), theirs) < TOLERANCE
+
+
+def test_generic_attention_explainability(vit):
+    model, images, target = vit
+    theirs = golden.arrays("chefer2021_generic_vit_a")["map64"]
+    assert golden.relative_error(patch_maps(CheferCAM(model), images, target), theirs) < TOLERANCE
+
+
+@pytest.mark.parametrize(("start_block", "prompts"), [(-1, 3), (0, 3), (2, 1)])
+def test_generic_attention_explainability_of_clip(clip, start_block, prompts):
+    model, inputs = clip
+    classifier = PromptClassifier(model, embeddings=inputs["text_features64"])
+    ours = CheferCAM(classifier, start_block=start_block).attribute_targets(inputs["x"], range(prompts))[:, :, 0]
+    theirs = golden.arrays(f"chefer_clip_sl{start_block}_p{prompts}_clip_a")["map64"]
+    assert golden.relative_error(ours, theirs) < TOLERANCE
+
+
+def test_attention_grad_cam(vit):
+    model, images, target = vit
+    theirs = golden.arrays("attn_gradcam_vit_a")["map_unnorm64"]
+    signed = patch_maps(AttentionCAM(model, gradient_mean="row"), images, target)
+    ours = (signed / 3).clamp(min=0)  # the authors take the mean over the three heads, and its positive part
+    assert golden.relative_error(ours, theirs) < TOLERANCE
+
+
+LEGRAD_CLIP = [(-2, 3), (0, 3), (0, 1), (-1, 1)]
+
+
+@pytest.mark.parametrize(("layer_index", "prompts"), LEGRAD_CLIP)
+def test_legrad_on_clip(clip, layer_index, prompts):
+    model, inputs = clip
+    classifier = PromptClassifier(model, embeddings=inputs["text_features64"], logit_scale=1.0)
+    blocks = range(4)[layer_index:]
+    method = LeGrad(classifier, blocks=blocks)
+    theirs = golden.arrays(f"legrad_li{layer_index}_p{prompts}_clip_a")
+    ours = method.attribute_targets(inputs["x"], range(prompts))[:, :, 0] * len(blocks)  # the authors sum over blocks
+    assert golden.relative_error(ours, theirs["map64"]) < TOLERANCE
+    per_block = torch.stack(
+        [method.attribute_blocks(inputs["x"], target=prompt)[:, :, 0] for prompt in range(prompts)], 2
+    )
+    assert golden.relative_error(per_block, theirs["per_layer64"]) < TOLERANCE
+
+
+def test_legrad_on_clip_at_another_resolution(clip):
+    small, inputs = clip
+    theirs = golden.arrays("legrad_li-2_p3_res96_clip_a")
+    config = golden.meta("inputs_clip_a")["open_clip_cfg"]
+    config["vision_cfg"]["image_size"] = 96
+    large = open_clip.CLIP(**config).eval().double()
+    state = small.state_dict()
+    state["visual.positional_embedding"] = resampled(state["visual.positional_embedding"], old=8, new=12)
+    large.load_state_dict(state)
+    classifier = PromptClassifier(large, embeddings=inputs["text_features64"], logit_scale=1.0)
+    ours = LeGrad(classifier, blocks=[2, 3]).attribute_targets(theirs["x_highres"].double(), range(3))[:, :, 0] * 2
+    assert golden.relative_error(ours, theirs["map64"]) < TOLERANCE
+
+
+def resampled(embedding: Tensor, old: int, new: int) -> Tensor:
+    """A position embedding (1 + old², D) on another square grid, as LeGrad's package does it: bicubic, in float32."""
+    grid = embedding[1:].float().T.reshape(1, -1, old, old)
+    grid = F.interpolate(grid, size=(new, new), mode="bicubic", align_corners=False, antialias=True)
+    return torch.cat([embedding[:1], grid.flatten(2)[0].T.double()])
+
+
+@pytest.mark.parametrize("layer_index", [-2, 0])
+def test_legrad_on_coca_as_the_authors_read_it_out(coca, layer_index):
+    model, inputs = coca
+    classifier = PromptClassifier(model, embeddings=inputs["text_features64"], logit_scale=1.0, normalize=False)
+    blocks = range(3)[layer_index:]
+    ours = LeGrad(classifier, blocks=blocks, final_norm=False).attribute_targets(inputs["x"], [0, 1])[:, :, 0]
+    theirs = golden.arrays(f"legrad_coca_li{layer_index}_coca_a")["map64"]
+    assert golden.relative_error(ours * len(blocks), theirs) < TOLERANCE
+
+
+@pytest.mark.parametrize("corrected", [False, True])
+@pytest.mark.parametrize("layer_index", [-2, 0])
+def test_legrad_on_siglip_as_the_authors_read_it_out(siglip, layer_index, corrected):
+    model, inputs = siglip
+    classifier = PromptClassifier(model, embeddings=inputs["text_features64"], logit_scale=1.0)
+    blocks = range(4)[layer_index:]
+    method: ViTAttribution = LeGrad(classifier, blocks=blocks, final_norm=False)
+    if corrected:
+        empty = F.normalize(inputs["empty_text_features"].double(), dim=-1)[0]
+        method = BackgroundSuppression(method, embedding=empty)
+    ours = method.attribute_targets(inputs["x"], [0, 1])[:, :, 0]
+    theirs = golden.arrays(f"legrad_siglip_li{layer_index}_{'corr' if corrected else 'nocorr'}_siglip_a")["map64"]
+    assert golden.relative_error(ours * len(blocks), theirs) < TOLERANCE
+
+
+@pytest.mark.parametrize("norm", ["l1", "l2"])
+def test_gmar_rollout_with_the_authors_head_weights(vit, norm):
+    """The authors roll each head out by itself, with 0.25 · 5e-5 · mean(R) in place of α; their arithmetic is float32."""
+    model, images, _ = vit
+    theirs = golden.arrays(f"gmar_{norm}_vit_a")
+    maps = [block.attention.full() for block in trace(adapt(model), images).blocks]
+    for head in range(3):
+        weight = theirs["head_weights"].double()[:, head : head + 1]
+        ours = gmar_rollout([each[:, head : head + 1] for each in maps], [weight] * len(maps), residual=0.0)
+        assert golden.relative_error(ours[:, 1:], theirs["rollout_per_head_cls"][:, head].double()) < 1e-5
+
+
+@pytest.mark.parametrize("norm", ["l1", "l2"])
+def test_gmar_head_norms_on_the_authors_gradient(vit, norm):
+    """The authors take the gradient of the last block's first LayerNorm, its channels split by head, patch tokens only."""
+    model, images, _ = vit
+    theirs = golden.arrays(f"gmar_{norm}_vit_a")
+    kept = []
+    handle = model.blocks[-1].norm1.register_forward_hook(lambda _, __, output: kept.append(output))
+    score = model(images).gather(1, theirs["target"][:, None]).sum()
+    handle.remove()
+    (gradient,) = torch.autograd.grad(score, kept)  # (B, N, D)
+    per_head = gradient[:, 1:].unflatten(-1, (3, -1)).transpose(1, 2)  # (B, h, N - 1, D / h)
+    norms = gmar_head_norms(per_head, norm)
+    weights = norms / norms.sum(-1, keepdim=True)
+    assert golden.relative_error(weights, theirs["head_weights"].double()) < 1e-5  # their arithmetic is float32
