@@ -1,8 +1,9 @@
 """Vision transformers of every family behind one view, and what their attention did in one forward pass."""
 
-from captum_vit.adapters.attention import AttentionLike, AttentionRecord, LazyMap
+from captum_vit.adapters.attention import AttentionLike, AttentionRecord, LazyMap, propagate, start_row
 from captum_vit.adapters.base import Adapter
 from captum_vit.adapters.capture import Trace, stream_blocks, trace, trace_readout
+from captum_vit.adapters.examine import Examination, examine
 from captum_vit.adapters.prompts import PromptClassifier
 from captum_vit.adapters.registry import adapt, find_adapter, known_families, register_adapter
 
@@ -10,13 +11,17 @@ __all__ = [
     "Adapter",
     "AttentionLike",
     "AttentionRecord",
+    "Examination",
     "LazyMap",
     "PromptClassifier",
     "Trace",
     "adapt",
+    "examine",
     "find_adapter",
     "known_families",
+    "propagate",
     "register_adapter",
+    "start_row",
     "stream_blocks",
     "trace",
     "trace_readout",

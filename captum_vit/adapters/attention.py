@@ -56,6 +56,7 @@ class AttentionRecord:
             for.
         scale: factor of the query-key product before the softmax.
         bias: additive mask or position bias, broadcastable to (B, h, Q, N), or None.
+        route: the function of PyTorch that the model called.
     """
 
     query: Tensor
@@ -64,6 +65,7 @@ class AttentionRecord:
     output: Tensor
     scale: float
     bias: Tensor | None = None
+    route: str = "scaled_dot_product_attention"
 
     @property
     def shape(self) -> torch.Size:

@@ -18,8 +18,9 @@ Pooling = Literal["class", "mean", "attention"]
 class Adapter(nn.Module, ABC):
     """A vision transformer seen as *embed → blocks → pool → head*; the wrapped model is never changed.
 
-    A subclass names the facts below in its constructor and implements `grid`, `readout` and `pool_weights`. It is an
-    `nn.Module` whose ``forward(images)`` returns plain logits, so that every tool of Captum can call it.
+    A subclass names the facts below, as class attributes or in its constructor, and implements `blocks`, `grid`,
+    `readout` and `pool_weights`. It is an `nn.Module` whose ``forward(images)`` returns plain logits, so that every
+    tool of Captum can call it.
 
     Shape letters, here and everywhere: B batch, C channels, H W pixels, gh gw patch grid, N tokens (prefix + gh·gw),
     L blocks, h heads, d head dimension, D embedding dimension, K outputs (classes or prompts), T targets per image.

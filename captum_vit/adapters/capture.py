@@ -12,7 +12,7 @@ import inspect
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -29,6 +29,8 @@ __all__ = ["Trace", "stream_blocks", "trace", "trace_readout"]
 Visit = Callable[[int, AttentionRecord, Tensor], None]
 """Called at the end of a block with its index, its attention record and its output tokens (B, N, D)."""
 
+_ATTRIBUTE_ACCESS = ("__get__", "__set__", "__delete__")
+_VIEW_PROPERTIES = [getattr(Tensor, name).__get__ for name in ("T", "mT", "H", "mH")]
 _MULTI_HEAD_SIGNATURE = inspect.signature(F.multi_head_attention_forward)
 
 
@@ -131,15 +133,16 @@ class AttentionCapture(TorchFunctionMode):
         self._thread = threading.get_ident()
 
     def pooler_record(self) -> AttentionRecord | None:
-        """The record of the one attention call after the last block; None where the model has no attention pooler."""
-        expected = int(self.adapter.pooling == "attention")
+        """The record of the one attention call after the last block; None where the outputs use no such pooler."""
+        is_read = self.adapter.pooling == "attention"
+        expected = int(is_read or self.adapter.has_unread_pooler)
         if len(self._calls) != expected:
             raise RuntimeError(
                 f"{self.adapter.family} pools by {self.adapter.pooling}, but made {len(self._calls)} calls of fused "
                 f"attention after its last block instead of {expected}. "
                 f"{_sentence(self.adapter.fused_attention_switch)}"
             )
-        return self._calls[0] if self._calls else None
+        return self._calls[0] if is_read else None
 
     @contextmanager
     def watch(self, images: Tensor, blocks: Sequence[int]) -> Iterator[None]:
@@ -162,7 +165,7 @@ class AttentionCapture(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if torch.is_grad_enabled() and getattr(func, "__name__", "") != "__get__":
+        if self.gradients and (getattr(func, "__name__", "") not in _ATTRIBUTE_ACCESS or func in _VIEW_PROPERTIES):
             # A parameter enters the graph as a constant: nothing is kept for its gradient.
             args = tuple(map(_constant, args))
             kwargs = {name: _constant(value) for name, value in kwargs.items()}
@@ -264,6 +267,7 @@ class AttentionCapture(TorchFunctionMode):
             padding = padding[:, None, None, :]  # (B, 1, 1, N)
             bias = padding if bias is None else bias + padding
         output = self._attention(q, k, v, attn_mask=bias, dropout_p=dropout_p if training else 0.0)
+        self._calls[-1] = replace(self._calls[-1], route="multi_head_attention_forward")
         attended = F.linear(output.permute(2, 0, 1, 3).flatten(2), out_proj_weight, out_proj_bias)
         if not need_weights:
             return attended, None
@@ -315,6 +319,9 @@ class AttentionCapture(TorchFunctionMode):
 
 
 def _constant(value: Any) -> Any:
+    """The value with parameters, also in lists and tuples (``torch.cat``), detached."""
+    if type(value) in (list, tuple):
+        return type(value)(map(_constant, value))
     return value.detach() if isinstance(value, nn.Parameter) and value.requires_grad else value
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
 from captum_vit.adapters.base import Adapter, Pooling
 from captum_vit.adapters.prompts import TextImageTower
@@ -126,6 +127,11 @@ class Dinov2Adapter(_AnySizeAdapter):
     other among the patch tokens.
     """
 
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        blocks: Sequence[nn.Module] = self._backbone.encoder.layer
+        return blocks
+
     def readout(self, tokens: Tensor, *, final_norm: bool = True) -> Tensor:
         normed = self._backbone.layernorm(tokens) if final_norm else tokens
         pooled = torch.cat([normed[:, 0], normed[:, self.num_prefix_tokens :].mean(1)], -1)  # (B, 2D)
@@ -179,10 +185,14 @@ class CLIPClassifierAdapter(HuggingFaceAdapter):
 
 
 class SiglipClassifierAdapter(HuggingFaceAdapter):
-    """`SiglipForImageClassification`: the mean of all tokens; the attention pooler takes no part."""
+    """`SiglipForImageClassification`: the mean of all tokens; the attention pooler runs, but takes no part."""
 
     pooling = "mean"
     num_prefix_tokens = 0
+
+    def __init__(self, model: nn.Module, *, interpolate_pos_encoding: bool = False) -> None:
+        super().__init__(model, interpolate_pos_encoding=interpolate_pos_encoding)
+        self.has_unread_pooler = self._backbone.use_head
 
     @property
     def _backbone(self) -> Any:
@@ -202,14 +212,6 @@ class _HuggingFaceTower(TextImageTower, HuggingFaceAdapter):
 
     text_padding: str | bool = True
 
-    def __init__(self, model: nn.Module, *, interpolate_pos_encoding: bool = False) -> None:
-        super().__init__(model, interpolate_pos_encoding=interpolate_pos_encoding)
-        self.num_outputs = (
-            self.model.config.text_config.projection_size
-            if hasattr(self.model.config.text_config, "projection_size")
-            else self.model.config.projection_dim
-        )
-
     @property
     def _backbone(self) -> Any:
         return self.model.vision_model
@@ -218,13 +220,28 @@ class _HuggingFaceTower(TextImageTower, HuggingFaceAdapter):
         return _embedding(self.model.get_image_features(pixel_values=images, **self._size_arguments()))
 
     def encode_prompts(self, tokenizer: Any, prompts: Sequence[str]) -> Tensor:
-        tokens = tokenizer(text=list(prompts), padding=self.text_padding, truncation=True, return_tensors="pt")
+        tokenizer = getattr(tokenizer, "tokenizer", tokenizer)  # of a processor
+        if not isinstance(tokenizer, PreTrainedTokenizerBase):
+            raise TypeError(
+                f"tokenizer must be a Hugging Face tokenizer or processor for {self.family}, got "
+                f"{type(tokenizer).__name__}."
+            )
+        texts, config = list(prompts), self.model.config.text_config
+        length = config.max_position_embeddings
+        too_long = [len(ids) > length for ids in tokenizer(texts)["input_ids"]]
+        tokens = tokenizer(texts, padding=self.text_padding, truncation=True, max_length=length, return_tensors="pt")
+        self._check_tokens(prompts, too_long, length, tokens["input_ids"], config.vocab_size)
         device = next(self.model.parameters()).device
-        return _embedding(self.model.get_text_features(**tokens.to(device)))
+        taken = {name: tokens[name].to(device) for name in ("input_ids", "attention_mask") if name in tokens}
+        return _embedding(self.model.get_text_features(**taken))
 
 
 class CLIPTower(_HuggingFaceTower):
     """`CLIPModel`: the class token, normed and projected."""
+
+    def __init__(self, model: nn.Module, *, interpolate_pos_encoding: bool = False) -> None:
+        super().__init__(model, interpolate_pos_encoding=interpolate_pos_encoding)
+        self.num_outputs = self.model.visual_projection.out_features
 
     def readout(self, tokens: Tensor, *, final_norm: bool = True) -> Tensor:
         pooled = self._backbone.post_layernorm(tokens[:, 0]) if final_norm else tokens[:, 0]
@@ -238,6 +255,10 @@ class SiglipTower(_HuggingFaceTower):
     pooling = "attention"
     num_prefix_tokens = 0
     text_padding = "max_length"
+
+    def __init__(self, model: nn.Module, *, interpolate_pos_encoding: bool = False) -> None:
+        super().__init__(model, interpolate_pos_encoding=interpolate_pos_encoding)
+        self.num_outputs = self._config.hidden_size
 
     def readout(self, tokens: Tensor, *, final_norm: bool = True) -> Tensor:
         embedding: Tensor = self._backbone.head(self._backbone.post_layernorm(tokens) if final_norm else tokens)

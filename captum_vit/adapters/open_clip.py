@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import open_clip
+from open_clip.hf_model import HFTextEncoder
 from torch import Tensor, nn
 
-from captum_vit.adapters.base import Adapter
 from captum_vit.adapters.prompts import TextImageTower
 from captum_vit.adapters.registry import find_adapter
 
@@ -48,8 +48,25 @@ class _OpenCLIP(TextImageTower):
         return embedding
 
     def encode_prompts(self, tokenizer: Any, prompts: Sequence[str]) -> Tensor:
+        text: Any = getattr(self.model, "text", self.model)
+        texts = [*prompts, ""]
+        tokens = tokenizer(texts)  # (K + 1, n)
+        if not isinstance(tokens, Tensor):
+            raise TypeError(
+                f"tokenizer must be open_clip.get_tokenizer(...) for {self.family}, got {type(tokenizer).__name__}."
+            )
+        length = tokens.shape[1]
+        if length > text.context_length or (length < text.context_length and not isinstance(text, HFTextEncoder)):
+            raise ValueError(
+                f"tokenizer must give the {text.context_length} tokens a text that {self.family} reads, got {length}. "
+                f"Take the model's own: open_clip.get_tokenizer(name, context_length={text.context_length})."
+            )
+        # OpenCLIP's tokenizers cut without a word. Given one place more, a text that was cut gains a token of its own,
+        # any other gains padding, as the empty text does.
+        gained = tokenizer(texts, context_length=length + 1).sum(1) - tokens.sum(1)  # (K + 1,)
+        self._check_tokens(prompts, (gained[:-1] != gained[-1]).tolist(), length, tokens, text.vocab_size)
         device = next(self.model.parameters()).device
-        embeddings: Tensor = self.model.encode_text(tokenizer(list(prompts)).to(device), normalize=False)
+        embeddings: Tensor = self.model.encode_text(tokens[:-1].to(device), normalize=False)
         return embeddings
 
 
@@ -65,17 +82,17 @@ class OpenCLIPTower(_OpenCLIP):
             raise TypeError(
                 f"pool_type must be 'tok' or 'avg', got {visual.pool_type!r} (two attention poolers, or none)."
             )
+        if any(getattr(each, "scaled_cosine", False) for each in visual.modules()):
+            raise TypeError(
+                "scaled_cosine_attn must be False, got True: such attention is not PyTorch's fused attention and can't "
+                "be captured."
+            )
         self.in_channels = visual.conv1.in_channels
         self.num_outputs = visual.output_dim
         if visual.attn_pool is not None:
             self.pooling = "attention"
         else:
             self.pooling = "class" if visual.pool_type == "tok" else "mean"
-        self.fused_attention_switch = (
-            "create the model without scaled_cosine_attn, whose attention is not fused"
-            if any(getattr(each, "scaled_cosine", False) for each in visual.modules())
-            else Adapter.fused_attention_switch
-        )
 
     @property
     def _visual(self) -> Any:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,10 @@ from torch import Tensor, nn
 from captum_vit.adapters.base import Adapter
 from captum_vit.adapters.registry import check_state, find_adapter
 
-__all__ = ["PromptClassifier", "TextImageTower"]
+__all__ = ["PromptClassifier", "Template", "TextImageTower"]
+
+Template: TypeAlias = str | Callable[[str], str]
+"""A text with ``{}`` for the prompt, or a function from the prompt to the text (as OpenCLIP's own templates)."""
 
 
 class TextImageTower(Adapter):
@@ -21,23 +25,46 @@ class TextImageTower(Adapter):
 
     @abstractmethod
     def encode_prompts(self, tokenizer: Any, prompts: Sequence[str]) -> Tensor:
-        """Unnormalised embeddings (K, E) of the prompts."""
+        """Unnormalised embeddings (K, E) of the prompts.
+
+        Raises:
+            TypeError: a tokenizer of another library.
+            ValueError: a prompt longer than the text tower reads, or token ids that it does not know.
+        """
 
     def logit_scale(self) -> float:
         """The model's own factor of the cosine similarity."""
         scale: Any = self.model.logit_scale
-        return float(scale.exp())
+        return float(scale.detach().exp())
 
     def logit_bias(self) -> float:
         """The model's own offset of the logits; 0 where it has none."""
         bias: Any = getattr(self.model, "logit_bias", None)
-        return 0.0 if bias is None else float(bias)
+        return 0.0 if bias is None else float(bias.detach())
+
+    def _check_tokens(
+        self, prompts: Sequence[str], too_long: Iterable[bool], length: int, token_ids: Tensor, vocabulary: int
+    ) -> None:
+        """Refuses prompts that the tokenizer would cut, and ids of a vocabulary that is not the model's."""
+        for prompt, cut in zip(prompts, too_long, strict=True):
+            if cut:
+                shown = prompt if len(prompt) <= 60 else f"{prompt[:60]}…"
+                raise ValueError(
+                    f"prompts must fit the {length} tokens that the text tower of {self.family} reads, got {shown!r}, "
+                    "whose end would be cut off. Shorten it."
+                )
+        if int(token_ids.max()) >= vocabulary:
+            raise ValueError(
+                f"tokenizer must be the model's own: it gives token id {int(token_ids.max())}, but the vocabulary of "
+                f"{self.family} has {vocabulary} tokens."
+            )
 
 
 class PromptClassifier(Adapter):
     """An `nn.Module` from images (B, C, H, W) to logits (B, K), one per prompt, which any Captum method can take.
 
-    The logit of an image embedding f and a prompt embedding t, both of unit length, is ``scale * f·t + bias``.
+    The logit of an image embedding f and a prompt embedding t, both of unit length, is ``scale * f·t + bias``. Texts
+    are encoded once, when they are set: after a change of the text tower's weights set them again.
 
     Args:
         model: OpenCLIP (CLIP, CoCa, SigLIP …) or Hugging Face (CLIP, SigLIP); with ``embeddings`` also an image encoder
@@ -47,24 +74,33 @@ class PromptClassifier(Adapter):
         prompts: the texts. With ``embeddings`` they are names only.
         template: ``"a photo of {}."``, or several of them: each prompt is filled in, and the embeddings of several
             templates are averaged after normalisation, as zero-shot classifiers do (arXiv:2103.00020, section 3.1.4).
+            A template may be a function from the prompt to the text: ``open_clip.OPENAI_IMAGENET_TEMPLATES`` works.
         embeddings: ready-made embeddings (K, E), from another modality's encoder for example. They are normalised.
-        logit_scale: factor of the similarity; "model" takes the model's own. CheferCAM's map depends on it.
-        logit_bias: offset of the logits; "model" takes the model's own.
+        logit_scale: factor of the similarity; "model" takes the model's own at the time of each call. CheferCAM's map
+            depends on it.
+        logit_bias: offset of the logits; "model" takes the model's own at the time of each call.
         normalize: whether the image embedding is brought to unit length; False explains the plain dot product.
 
     Raises:
-        ValueError: no prompt, an empty or repeated prompt, a template without ``{}``, embeddings of the wrong shape.
-        TypeError: a model without a text tower and no ``embeddings``.
+        ValueError: no prompt, an empty or repeated prompt, one that is longer than the model reads (it is never cut), a
+            template without ``{}``, embeddings of the wrong shape, not finite or zero, a scale of zero.
+        TypeError: a model without a text tower or no tokenizer, and no ``embeddings``; a tokenizer of another library.
+        RuntimeError: texts for a model in training mode.
 
     Example:
         >>> import open_clip
-        >>> clip = open_clip.create_model("ViT-B-32", pretrained=None).eval()
+        >>> _ = torch.manual_seed(0)
+        >>> vision = {"image_size": 32, "patch_size": 16, "width": 64, "layers": 2}
+        >>> clip = open_clip.CLIP(embed_dim=16, vision_cfg=vision, text_cfg={"width": 32, "heads": 2, "layers": 1})
         >>> tokenizer = open_clip.get_tokenizer("ViT-B-32")
-        >>> model = PromptClassifier(clip, tokenizer, ["a cat", "a dog"], template="a photo of {}.")
-        >>> model(torch.zeros(1, 3, 224, 224)).shape
+        >>> model = PromptClassifier(clip.eval(), tokenizer, ["a cat", "a dog"], template="a photo of {}.")
+        >>> model(torch.rand(1, 3, 32, 32)).shape
         torch.Size([1, 2])
         >>> model.target_index("a dog")
         1
+        >>> model.prompts = ["a cat", "a dog", "a bird"]
+        >>> model(torch.rand(1, 3, 32, 32)).shape
+        torch.Size([1, 3])
     """
 
     def __init__(
@@ -73,7 +109,7 @@ class PromptClassifier(Adapter):
         tokenizer: Any = None,
         prompts: Sequence[str] | None = None,
         *,
-        template: str | Sequence[str] = "{}",
+        template: Template | Sequence[Template] = "{}",
         embeddings: Tensor | None = None,
         logit_scale: float | Literal["model"] = "model",
         logit_bias: float | Literal["model"] = "model",
@@ -85,11 +121,14 @@ class PromptClassifier(Adapter):
         self.tokenizer = tokenizer
         self.template = template
         self.normalize = normalize
-        self._scale, self._bias = logit_scale, logit_bias
+        self._scale, self._bias = _checked_number("logit_scale", logit_scale), _checked_number("logit_bias", logit_bias)
+        if self._scale == 0:
+            raise ValueError(f"logit_scale must not be 0, got {logit_scale}: every logit would be the same.")
         self.family = f"{tower.family} with prompts"
         self.num_prefix_tokens = tower.num_prefix_tokens
         self.in_channels = tower.in_channels
         self.pooling = tower.pooling
+        self.has_unread_pooler = tower.has_unread_pooler
         self.fused_attention_switch = tower.fused_attention_switch
         self.embeddings: Tensor
         if embeddings is None:
@@ -109,16 +148,22 @@ class PromptClassifier(Adapter):
         self.set_prompts(prompts)
 
     def set_prompts(self, prompts: Sequence[str]) -> None:
-        """Replaces the prompts; methods built on this classifier explain the new ones from their next call."""
+        """Replaces the prompts; methods built on this classifier explain the new ones from their next call.
+
+        Raises:
+            As the constructor; the classifier then keeps its old prompts.
+        """
         names = _checked_prompts(prompts)
         self._set(self.encode(names, self.template), names)
 
     def set_embeddings(self, embeddings: Tensor, names: Sequence[str] | None = None) -> None:
-        """Replaces the prompts by ready-made embeddings (K, E), with names or numbered."""
-        if embeddings.ndim != 2 or not len(embeddings) or not embeddings.is_floating_point():
-            raise ValueError(
-                f"embeddings must be floating point of shape (K, E), got {embeddings.dtype} {tuple(embeddings.shape)}."
-            )
+        """Replaces the prompts by ready-made embeddings (K, E), with names or numbered.
+
+        Raises:
+            TypeError: embeddings that are no floating-point tensor.
+            ValueError: the wrong shape, NaN, infinity or zero in every dimension, another number of names.
+        """
+        _check_embeddings(embeddings)
         if embeddings.shape[1] != self.tower.num_outputs:
             raise ValueError(
                 f"embeddings must have {self.tower.num_outputs} dimensions, as the image embedding of "
@@ -128,14 +173,16 @@ class PromptClassifier(Adapter):
         checked = _checked_prompts(labels)
         if len(checked) != len(embeddings):
             raise ValueError(f"prompts must name each of the {len(embeddings)} embeddings, got {len(checked)} names.")
-        self._set(F.normalize(embeddings.detach(), dim=-1), checked)
+        # A tensor made in inference mode could not take part in a graph later.
+        with torch.inference_mode(False), torch.no_grad():
+            self._set(F.normalize(embeddings, dim=-1), checked)
 
-    def encode(self, prompts: Sequence[str], template: str | Sequence[str] = "{}") -> Tensor:
-        """Unit embeddings (K, E) of prompts, filled into a template or averaged over several.
+    def encode(self, prompts: Sequence[str], template: Template | Sequence[Template] = "{}") -> Tensor:
+        """Unit embeddings (K, E) of texts, filled into a template or averaged over several.
 
         Raises:
-            TypeError: the model has no text tower, or there is no tokenizer.
-            ValueError: a template without ``{}``.
+            TypeError: the model has no text tower, there is no tokenizer, or it is of another library.
+            ValueError: no text, a template without ``{}``, or a text that is longer than the model reads.
             RuntimeError: the model is in training mode.
         """
         if not isinstance(self.tower, TextImageTower):
@@ -145,24 +192,20 @@ class PromptClassifier(Adapter):
                 "tokenizer must be given to encode prompts, got None; or give ready-made embeddings (K, E)."
             )
         check_state(self.tower)
-        templates = [template] if isinstance(template, str) else list(template)
-        if not templates:
-            raise ValueError("template must be a text or several texts with {}, got none.")
-        for each in templates:
-            if "{}" not in each:
-                raise ValueError(f"template must contain {{}} for the prompt, got {each!r}.")
+        texts, templates = _checked_texts(prompts), _checked_templates(template)
         with torch.inference_mode(False), torch.no_grad():
             per_template = [
-                F.normalize(
-                    self.tower.encode_prompts(self.tokenizer, [each.replace("{}", prompt) for prompt in prompts]),
-                    dim=-1,
-                )
+                F.normalize(self.tower.encode_prompts(self.tokenizer, [_filled(each, text) for text in texts]), dim=-1)
                 for each in templates
             ]
             return F.normalize(torch.stack(per_template).mean(0), dim=-1)
 
     def with_extra(self, embedding: Tensor) -> PromptClassifier:
         """A classifier on the same model with one more, unnamed output, for an embedding of shape (E,)."""
+        if embedding.shape != self.embeddings.shape[1:]:
+            raise ValueError(
+                f"embedding must have shape {tuple(self.embeddings.shape[1:])}, got {tuple(embedding.shape)}."
+            )
         return PromptClassifier(
             self.tower,
             self.tokenizer,
@@ -216,7 +259,53 @@ class PromptClassifier(Adapter):
         self.register_buffer("embeddings", embeddings, persistent=False)
 
 
-def _checked_prompts(prompts: Sequence[str]) -> tuple[str, ...]:
+def _checked_number(name: str, choice: float | Literal["model"]) -> float | Literal["model"]:
+    if choice == "model":
+        return choice
+    if isinstance(choice, bool) or not isinstance(choice, (int, float)):
+        raise TypeError(f"{name} must be a number or 'model', got {choice!r}.")
+    if not math.isfinite(choice):
+        raise ValueError(f"{name} must be finite, got {choice}.")
+    return choice
+
+
+def _check_embeddings(embeddings: Tensor) -> None:
+    if not isinstance(embeddings, Tensor) or not embeddings.is_floating_point():
+        kind = embeddings.dtype if isinstance(embeddings, Tensor) else type(embeddings).__name__
+        raise TypeError(f"embeddings must be a floating-point tensor, got {kind}.")
+    if embeddings.ndim != 2 or not len(embeddings):
+        raise ValueError(f"embeddings must have shape (K, E), got {tuple(embeddings.shape)}.")
+    finite = embeddings.isfinite().all(1)
+    if not finite.all():
+        raise ValueError(f"embeddings must be finite, got NaN or infinity in row {_first(~finite)}.")
+    zero = (embeddings == 0).all(1)
+    if zero.any():
+        raise ValueError(f"embeddings must have a direction, got zero in every dimension of row {_first(zero)}.")
+
+
+def _first(mask: Tensor) -> int:
+    return int(mask.nonzero()[0])
+
+
+def _checked_templates(template: Template | Sequence[Template]) -> list[Template]:
+    templates = [template] if isinstance(template, str) or callable(template) else list(template)
+    if not templates:
+        raise ValueError("template must be a text or several texts with {}, got none.")
+    for each in templates:
+        if callable(each):
+            continue
+        if not isinstance(each, str):
+            raise TypeError(f"template must be a text with {{}} or a function, got {type(each).__name__}.")
+        if "{}" not in each:
+            raise ValueError(f"template must contain {{}} for the prompt, got {each!r}.")
+    return templates
+
+
+def _filled(template: Template, prompt: str) -> str:
+    return template.replace("{}", prompt) if isinstance(template, str) else template(prompt)
+
+
+def _checked_texts(prompts: Sequence[str]) -> tuple[str, ...]:
     if isinstance(prompts, str):
         raise TypeError(f"prompts must be a list of texts, got the text {prompts!r}; write [{prompts!r}].")
     names = tuple(prompts)
@@ -225,6 +314,12 @@ def _checked_prompts(prompts: Sequence[str]) -> tuple[str, ...]:
     for name in names:
         if not isinstance(name, str):
             raise TypeError(f"prompts must be texts, got {type(name).__name__}.")
+    return names
+
+
+def _checked_prompts(prompts: Sequence[str]) -> tuple[str, ...]:
+    names = _checked_texts(prompts)
+    for name in names:
         if not name.strip():
             raise ValueError(f"prompts must not be empty texts, got {name!r}.")
     repeated = sorted({name for name in names if names.count(name) > 1})

@@ -42,17 +42,24 @@ _BUILT_IN = {
 
 _registered: dict[type, Callable[[nn.Module], Adapter]] = {}
 
+_WINDOWS = "it attends inside windows, so no attention map covers the image"
+_CONVOLUTIONS = "it is a convolutional network without attention; Captum's LayerGradCam explains it"
 _REASONS = {
-    "SwinTransformer": "it attends inside windows, so no attention map covers the image",
-    "SwinTransformerV2": "it attends inside windows, so no attention map covers the image",
-    "MaxxVit": "it attends inside windows and grids, so no attention map covers the image",
+    "SwinTransformer": _WINDOWS,
+    "SwinTransformerV2": _WINDOWS,
+    "SwinPreTrainedModel": _WINDOWS,
+    "Swinv2PreTrainedModel": _WINDOWS,
+    "MaxxVit": _WINDOWS,
+    "MaxVit": _WINDOWS,
+    "VisionTransformerSAM": _WINDOWS,
     "Cait": "its patch blocks mix heads before and after the softmax and a class token joins only the last blocks",
     "Xcit": "it attends between channels, not between patches",
     "VOLO": "its outlook attention covers neighbourhoods, not the image",
     "Levit": "its attention shrinks the patch grid between stages",
     "LevitDistilled": "its attention shrinks the patch grid between stages",
-    "ResNet": "it is a convolutional network without attention; Captum's LayerGradCam explains it",
-    "VisionTransformerSAM": "it attends inside windows in most blocks",
+    "ResNet": _CONVOLUTIONS,
+    "ResNetPreTrainedModel": _CONVOLUTIONS,
+    "ConvNeXt": _CONVOLUTIONS,
 }
 
 
@@ -71,12 +78,9 @@ def register_adapter(model_class: type[nn.Module]) -> Callable[[AdapterClass], A
 
 
 def known_families() -> list[str]:
-    """Names of the model classes that `adapt` takes, sorted."""
-    built_in = (
-        path.rpartition(".")[2] if not path.startswith("timm") else f"timm {path.rpartition('.')[2]}"
-        for path in _BUILT_IN
-    )
-    return sorted({*built_in, *(each.__name__ for each in _registered)})
+    """Library and name of the model classes that `adapt` takes, sorted."""
+    paths = [*_BUILT_IN, *(f"{each.__module__}.{each.__qualname__}" for each in _registered)]
+    return sorted({f"{path.partition('.')[0]} {path.rpartition('.')[2]}" for path in paths})
 
 
 def adapt(model: nn.Module) -> Adapter:
@@ -99,7 +103,11 @@ def adapt(model: nn.Module) -> Adapter:
 
 
 def find_adapter(model: nn.Module) -> Adapter:
-    """As `adapt`, but two-tower models give the adapter of their image tower."""
+    """As `adapt`, but two-tower models give the adapter of their image tower.
+
+    Raises:
+        TypeError: no adapter knows the model, or it is compiled, scripted or quantised.
+    """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}.")
     if isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
@@ -123,6 +131,10 @@ def find_adapter(model: nn.Module) -> Adapter:
     )
 
 
+_QUANTISED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torchao", "bitsandbytes", "optimum.quanto")
+"""Packages whose modules stand for quantised layers."""
+
+
 def _refuse_transformed(model: nn.Module) -> None:
     """Refuses models whose modules no longer run as written, so that nothing could be watched."""
     if isinstance(model, torch.jit.ScriptModule):
@@ -130,8 +142,11 @@ def _refuse_transformed(model: nn.Module) -> None:
     for name, module in model.named_modules():
         where = f"module {name!r}" if name else "the model"
         if type(module).__name__ == "OptimizedModule" or getattr(module, "_compiled_call_impl", None) is not None:
-            raise TypeError(f"{where} is compiled with torch.compile; explain the eager model (model._orig_mod).")
-        if "quantized" in type(module).__module__ or type(module).__module__.startswith("bitsandbytes"):
+            raise TypeError(
+                f"{where} is compiled; explain the eager model: what torch.compile was given (model._orig_mod), or a "
+                "copy on which .compile() was never called."
+            )
+        if type(module).__module__.startswith(_QUANTISED):
             raise TypeError(f"{where} ({type(module).__name__}) is quantised; explain the floating-point model.")
     for name, parameter in model.named_parameters():
         if type(parameter.data).__module__.startswith("torchao"):

@@ -17,7 +17,7 @@ class TimmAdapter(Adapter):
     """A timm model with ``patch_embed``, ``blocks``, ``norm`` and ``forward_head``.
 
     Raises:
-        TypeError: an attention pooler of a kind that does not read the tokens with learned queries.
+        TypeError: an attention pooler of a kind that does not read the tokens with learned queries, or no pooling.
     """
 
     fused_attention_switch = (
@@ -29,10 +29,15 @@ class TimmAdapter(Adapter):
         self.family = f"timm {type(model).__name__}"
         self.num_prefix_tokens = self.model.num_prefix_tokens
         self.num_outputs = self.model.num_classes or self.model.head_hidden_size
-        self.in_channels = next(each for each in model.modules() if isinstance(each, nn.Conv2d)).in_channels
+        self.in_channels = self.model.in_chans
         self._pooler = getattr(self.model, "attn_pool", None)
         if self._pooler is not None and not isinstance(self._pooler, AttentionPoolLatent):
             raise TypeError(f"module 'attn_pool' ({type(self._pooler).__name__}) is not a pooler with learned queries.")
+        if not self.model.global_pool:
+            raise TypeError(
+                f"{self.family} must pool its tokens into one vector, got global_pool=''. Create it with "
+                "global_pool='token' or 'avg'."
+            )
         self.pooling: Pooling
         if self._pooler is not None:
             self.pooling = "attention"
@@ -48,16 +53,14 @@ class TimmAdapter(Adapter):
         embed = self.model.patch_embed
         patch = tuple(embed.feat_ratio(as_scalar=False))
         if not embed.strict_img_size or embed.img_size is None:
-            if getattr(embed, "dynamic_img_pad", False):
-                gh, gw = embed.dynamic_feat_size((height, width))
-                return int(gh), int(gw)
             return self._divided_grid(patch, height, width)
         return self._fixed_grid(
             embed.img_size,
             height,
             width,
             embed.grid_size,
-            "Resize the image, or create the model with dynamic_img_size=True or img_size=(height, width).",
+            "Resize the image, call set_input_size((height, width)) on the timm model (it resamples the position "
+            "embeddings), or create it with dynamic_img_size=True.",
         )
 
     def readout(self, tokens: Tensor, *, final_norm: bool = True) -> Tensor:
@@ -84,13 +87,5 @@ class TimmAdapter(Adapter):
 class NaFlexVitAdapter(TimmAdapter):
     """`NaFlexVit` on batches of images (B, C, H, W); its grid follows the image."""
 
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__(model)
-        self.in_channels = self.model.embeds.in_chans if hasattr(self.model.embeds, "in_chans") else 3
-
     def grid(self, height: int, width: int) -> tuple[int, int]:
-        embeds = self.model.embeds
-        if embeds.dynamic_img_pad:
-            gh, gw = embeds.dynamic_feat_size((height, width))
-            return int(gh), int(gw)
-        return self._divided_grid(tuple(embeds.patch_size), height, width)
+        return self._divided_grid(tuple(self.model.embeds.patch_size), height, width)

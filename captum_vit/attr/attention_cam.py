@@ -34,10 +34,14 @@ def attention_cam(
             row without the prefix columns (``generate_cam_attn`` of Transformer-Explainability, which then averages
             over heads and drops negative values; here the sum stays signed).
         start: share of each query token in the pooled vector, (Q,); the first token (class token) by default.
-        num_prefix_tokens: prefix columns of the map, which "row" leaves out.
+        num_prefix_tokens: first columns of the map that belong to no patch, which "row" leaves out; 0 for a pooler that
+            reads patch tokens only.
 
     Returns:
         Signed relevance of each key token, (B, N).
+
+    Raises:
+        ValueError: another value of ``gradient_mean``.
 
     Example:
         >>> attention = torch.tensor([[[[0.5, 0.5], [0.25, 0.75]], [[1.0, 0.0], [0.0, 1.0]]]])

@@ -46,6 +46,9 @@ def attention_rollout(
     Returns:
         Relevance of each token, (B, N).
 
+    Raises:
+        ValueError: an option outside its range.
+
     Example:
         >>> first = torch.tensor([[[[0.5, 0.5], [0.0, 1.0]]]])
         >>> last = torch.tensor([[[[0.0, 1.0], [0.5, 0.5]]]])
@@ -123,7 +126,7 @@ class AttentionRollout(ViTAttribution):
     class_specific = False
     signed = False
     passes = "1 forward"
-    reference = "arXiv:2005.00928"
+    reference = "arXiv:2005.00928, section 3"
 
     def __init__(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -39,21 +40,34 @@ def suppress_background(relevance: Tensor, empty: Tensor, threshold: float = 0.8
 class BackgroundSuppression(ViTAttribution):
     """A wrapper around any method: patches that light up for an empty prompt are set to zero.
 
-    The empty prompt is explained in the same pass as the target. Around a class-agnostic method both maps are the same,
-    so the wrapper removes that map's own peaks.
+    The empty prompt is explained in the same forward pass as the target. Around a class-agnostic method both maps are
+    the same, so the wrapper removes that map's own peaks.
 
     Args:
-        method: a method on a `PromptClassifier`.
-        prompt: the empty prompt, encoded as it stands. The authors' code has "a photo of a", their paper "a photo of".
+        method: a method on a `PromptClassifier`, whose prompts may be changed later.
+        prompt: the empty prompt, encoded here as it stands, without the classifier's template. The authors' code has
+            "a photo of a", their paper "a photo of".
         embedding: its ready-made embedding (E,), for a classifier without a tokenizer.
-        threshold: in [0, 1].
+        threshold: in [0, 1]; at 1 nothing is suppressed.
 
     Raises:
-        TypeError: the method does not explain prompts.
-        ValueError: a threshold outside its range.
+        TypeError: no method of this package, one that does not explain prompts, or a classifier without a tokenizer and
+            no ``embedding``.
+        ValueError: a threshold outside its range, an embedding of the wrong shape, not finite or zero.
+
+    Example:
+        >>> import open_clip
+        >>> from captum_vit import LeGrad
+        >>> _ = torch.manual_seed(0)
+        >>> vision = {"image_size": 32, "patch_size": 16, "width": 64, "layers": 2}
+        >>> clip = open_clip.CLIP(embed_dim=16, vision_cfg=vision, text_cfg={"width": 32, "heads": 2, "layers": 1})
+        >>> model = PromptClassifier(clip.eval(), open_clip.get_tokenizer("ViT-B-32"), ["a cat", "a dog"])
+        >>> method = BackgroundSuppression(LeGrad(model))
+        >>> method.attribute(torch.rand(1, 3, 32, 32), target="a cat").shape
+        torch.Size([1, 3, 32, 32])
     """
 
-    class_specific = True
+    name = "Background Suppression"
     passes = "those of the method, with one more target"
     reference = "arXiv:2404.03214, eq. 13"
 
@@ -65,6 +79,8 @@ class BackgroundSuppression(ViTAttribution):
         embedding: Tensor | None = None,
         threshold: float = 0.8,
     ) -> None:
+        if not isinstance(method, ViTAttribution):
+            raise TypeError(f"method must be a ViTAttribution of captum_vit, got {type(method).__name__}.")
         if not isinstance(method.forward_func, PromptClassifier):
             raise TypeError(
                 f"method must explain a PromptClassifier, got {method.get_name()} on {method.forward_func.family}."
@@ -74,15 +90,38 @@ class BackgroundSuppression(ViTAttribution):
         super().__init__(method.forward_func)
         self.method = method
         self.threshold = threshold
+        self.class_specific, self.signed = method.class_specific, method.signed
         self.embedding = method.forward_func.encode([prompt])[0] if embedding is None else embedding
+        method.forward_func.with_extra(self.embedding)  # refuses a wrong embedding now
+
+    def _maps(
+        self,
+        images: Tensor,
+        resolve: Callable[[], Tensor],
+        internal_batch_size: int | None,
+        relevance_of: Callable[[Tensor, Tensor], Tensor] | None = None,
+    ) -> Tensor:
+        """The method's own maps (B, T, 1, gh, gw), suppressed by the map of one target more."""
+        classifier = self.forward_func
+        assert isinstance(classifier, PromptClassifier)
+        method = copy.copy(self.method)  # the user's own may run in another thread
+        method.forward_func = classifier.with_extra(self.embedding)
+
+        def with_empty() -> Tensor:
+            targets = resolve()  # (B, T)
+            return torch.cat([targets, torch.full_like(targets[:, :1], classifier.num_outputs)], 1)
+
+        maps = method._maps(images, with_empty, internal_batch_size, relevance_of).flatten(2)  # (B, T + 1, gh·gw)
+        suppressed = suppress_background(maps[:, :-1], maps[:, -1], self.threshold)
+        folded: Tensor = suppressed.unflatten(-1, (1, *classifier.grid(images.shape[-2], images.shape[-1])))
+        self._refuse_blank(folded)
+        return folded
 
     def _relevance(self, images: Tensor, targets: Tensor) -> Tensor:
-        classifier = self.method.forward_func
-        assert isinstance(classifier, PromptClassifier)
-        joint = copy.copy(self.method)
-        joint.forward_func = classifier.with_extra(self.embedding)
-        empty = torch.full_like(targets[:, :1], classifier.num_outputs)
-        relevance = joint._relevance(images, torch.cat([targets, empty], 1))  # (B, T + 1, N)
-        gh, gw = classifier.grid(*images.shape[-2:])
-        patches = relevance[..., -gh * gw :]
-        return suppress_background(patches[:, :-1] if patches.shape[1] > 1 else patches, patches[:, -1], self.threshold)
+        return self.method._relevance(images, targets)  # before suppression, which `_maps` adds
+
+    def _why_blank(self) -> str:
+        return (
+            f"every patch with relevance in the map of {self.method.get_name()} is above {self.threshold} in the map "
+            "of the empty prompt. Raise threshold, or give another empty prompt"
+        )

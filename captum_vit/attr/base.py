@@ -135,12 +135,17 @@ class ViTAttribution(Attribution, ABC):
         if additional_forward_args is not None:
             raise ValueError("additional_forward_args must be None: a vision transformer takes images only.")
         images = _only_tensor(inputs)
-        maps = self._maps(
+        if resolution not in ("input", "patch"):
+            raise ValueError(f"resolution must be 'input' or 'patch', got {resolution!r}.")
+        attribution = self._maps(
             images,
             lambda: single_targets(target, self.forward_func, len(images), optional=not self.class_specific),
             internal_batch_size,
         )[:, 0]  # (B, 1, gh, gw)
-        attribution = _at_resolution(maps, images, resolution)
+        if resolution == "input":
+            with torch.inference_mode(False), torch.no_grad():
+                channels, size = images.shape[1], (images.shape[2], images.shape[3])
+                attribution = (upsample(attribution, size) / channels).repeat(1, channels, 1, 1)
         return (attribution,) if isinstance(inputs, tuple) else attribution
 
     def attribute_targets(self, inputs: Tensor, targets: Targets, *, internal_batch_size: int | None = None) -> Tensor:
@@ -156,7 +161,10 @@ class ViTAttribution(Attribution, ABC):
             Raw maps on the patch grid, (B, T, 1, gh, gw).
 
         Raises:
-            As `attribute`.
+            TypeError: as `attribute`, or a single target instead of a list.
+            ValueError: as `attribute`, or targets of another shape.
+            RuntimeError: as `attribute`.
+            BlankMapError: as `attribute`, for any of the targets.
         """
         images = _only_tensor(inputs)
         return self._maps(images, lambda: shared_targets(targets, self.forward_func, len(images)), internal_batch_size)
@@ -215,15 +223,6 @@ class ViTAttribution(Attribution, ABC):
 def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """Maps (B, 1, gh, gw) at (H, W), bilinear with ``align_corners=False``; returns (B, 1, H, W)."""
     return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
-
-
-def _at_resolution(maps: Tensor, images: Tensor, resolution: Resolution) -> Tensor:
-    if resolution == "patch":
-        return maps
-    if resolution != "input":
-        raise ValueError(f"resolution must be 'input' or 'patch', got {resolution!r}.")
-    channels = images.shape[1]
-    return (upsample(maps, (images.shape[-2], images.shape[-1])) / channels).repeat(1, channels, 1, 1)
 
 
 def _only_tensor(inputs: Tensor | tuple[Tensor, ...]) -> Tensor:

@@ -31,6 +31,9 @@ def gmar_head_norms(gradient: AttentionLike, norm: Norm = "l1") -> Tensor:
     Returns:
         Unnormalised importance, (B, h).
 
+    Raises:
+        ValueError: another norm.
+
     References:
         arXiv:2504.19414, eq. 2.
     """
@@ -64,6 +67,9 @@ def gmar_rollout(
 
     Returns:
         Relevance of each token, (B, N).
+
+    Raises:
+        ValueError: an option outside its range.
 
     Example:
         >>> first = torch.tensor([[[[0.5, 0.5], [0.0, 1.0]]]])
@@ -113,6 +119,9 @@ def gmar(
 
     Returns:
         Relevance of each token, (B, N).
+
+    Raises:
+        ValueError: an option outside its range.
 
     Example:
         >>> attention = torch.tensor([[[[0.5, 0.5], [0.0, 1.0]], [[1.0, 0.0], [0.0, 1.0]]]])

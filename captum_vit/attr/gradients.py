@@ -20,8 +20,8 @@ def attention_gradients(
     One backward pass a target, to the attention outputs only. The sum over the batch is differentiated, which gives
     each image its own gradient because no image's logits depend on another.
 
-    An image that no gradient reaches would get the identity's part of a rollout-type map for an explanation; methods with
-    such a part multiply by ``reached``, so that the map is blank and refused.
+    An image that no gradient reaches would get the identity's part of a rollout-type map for an explanation; methods
+    with such a part multiply by ``reached``, so that the map is blank and refused.
 
     Args:
         logits: (B, K) with a graph from the records' outputs.

@@ -28,6 +28,9 @@ def legrad(gradients: Sequence[AttentionLike], *, relu: bool = True, rows: Tenso
     Returns:
         Relevance of each key token, (B, N).
 
+    Raises:
+        ValueError: no block.
+
     Example:
         >>> block = torch.tensor([[[[1.0, -1.0], [2.0, 3.0]], [[0.0, 4.0], [-5.0, 1.0]]]])
         >>> legrad([block])
@@ -78,7 +81,7 @@ class LeGrad(ViTAttribution):
     class_specific = True
     signed = False
     passes = "1 forward + 1 backward, block by block"
-    reference = "arXiv:2404.03214, eq. 3-9"
+    reference = "arXiv:2404.03214, eq. 3-5, 7, 8"
 
     def __init__(
         self,
@@ -99,6 +102,7 @@ class LeGrad(ViTAttribution):
         if not self.blocks:
             raise ValueError("blocks must hold at least one index, got none.")
         self.relu = relu
+        self.signed = not relu
         self.per_block_readout = per_block_readout
         self.final_norm = final_norm
 

@@ -35,9 +35,13 @@ def raw_attention(attention: AttentionLike, *, start: Tensor | None = None) -> T
 
 
 class RawAttention(ViTAttribution):
-    """The class token's attention in the last block, averaged over heads.
+    """The pooled token's attention in the last block, averaged over heads.
 
-    A mean-pooled model gives the mean over its pooled tokens' rows; an attention pooler gives the pooler's own map.
+    For a class token that is its own row. A mean-pooled model gives the mean over its pooled tokens' rows; an attention
+    pooler gives the pooler's own map.
+
+    Args:
+        model: see `ViTAttribution`.
     """
 
     name = "Raw Attention"

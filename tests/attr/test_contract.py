@@ -155,7 +155,7 @@ def relative_to_range(actual: Tensor, expected: Tensor) -> float:
 
 
 BFLOAT16_TOLERANCE = {
-    # This model's own bfloat16 forward pass moves its attention that far; the next test shows that the method adds nothing.
+    # This model's own bfloat16 pass moves its attention that far; the next test shows that the method adds nothing.
     ("raw-attention", "open_clip_vit_quickgelu"): 4e-2,
     ("attention-cam", "open_clip_vit_quickgelu"): 8e-2,
 }

@@ -142,7 +142,7 @@ def test_legrad_on_clip_at_another_resolution(clip):
 
 
 def resampled(embedding: Tensor, old: int, new: int) -> Tensor:
-    """A position embedding (1 + old², D) on another square grid, as LeGrad's package does it: bicubic, in float32."""
+    """A position embedding (1 + old², D) on another square grid, as LeGrad's package does it: bicubic, float32."""
     grid = embedding[1:].float().T.reshape(1, -1, old, old)
     grid = F.interpolate(grid, size=(new, new), mode="bicubic", align_corners=False, antialias=True)
     return torch.cat([embedding[:1], grid.flatten(2)[0].T.double()])
@@ -175,7 +175,7 @@ def test_legrad_on_siglip_as_the_authors_read_it_out(siglip, layer_index, correc
 
 @pytest.mark.parametrize("norm", ["l1", "l2"])
 def test_gmar_rollout_with_the_authors_head_weights(vit, norm):
-    """The authors roll each head out by itself, with 0.25 · 5e-5 · mean(R) in place of α; their arithmetic is float32."""
+    """The authors roll each head out by itself, with 0.25 · 5e-5 · mean(R) for α; their arithmetic is float32."""
     model, images, _ = vit
     theirs = golden.arrays(f"gmar_{norm}_vit_a")
     maps = [block.attention.full() for block in trace(adapt(model), images).blocks]
@@ -187,7 +187,7 @@ def test_gmar_rollout_with_the_authors_head_weights(vit, norm):
 
 @pytest.mark.parametrize("norm", ["l1", "l2"])
 def test_gmar_head_norms_on_the_authors_gradient(vit, norm):
-    """The authors take the gradient of the last block's first LayerNorm, its channels split by head, patch tokens only."""
+    """The authors take the gradient of the last block's first LayerNorm, channels split by head, patch tokens only."""
     model, images, _ = vit
     theirs = golden.arrays(f"gmar_{norm}_vit_a")
     kept = []

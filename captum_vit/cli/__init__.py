@@ -1,0 +1,34 @@
+"""The command line, ``captum-vit``: explain images, list the methods, examine a model.
+
+Model libraries and PyTorch are imported inside the commands, so that ``captum-vit --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import typer
+
+from captum_vit.cli.doctor import doctor
+from captum_vit.cli.explain import explain
+from captum_vit.cli.methods import list_methods
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    help="Attribution methods for vision transformers: timm, Hugging Face, OpenCLIP, torchvision.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+app.command()(explain)
+app.command("list")(list_methods)
+app.command()(doctor)
+
+
+def main() -> None:
+    """Runs the command line; the process exits with its code."""
+    # OpenCLIP reports on the root logger what the commands say themselves.
+    logging.basicConfig(level=logging.CRITICAL)
+    app()

@@ -1,0 +1,87 @@
+"""What the command line's texts mean; every error names the option and exits with code 2."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from captum_vit.zoo import LoadedModel
+
+__all__ = ["checked_device", "class_index", "image_size", "method_names", "refuse"]
+
+
+def refuse(message: str, option: str | None = None) -> NoReturn:
+    """Ends with a usage error: the message on stderr and exit code 2.
+
+    Raises:
+        typer.BadParameter: always.
+    """
+    raise typer.BadParameter(message, param_hint=option)
+
+
+def image_size(text: str | None) -> tuple[int, int] | None:
+    """``224`` or ``HxW`` as (H, W)."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"([1-9]\d*)(?:[xX×]([1-9]\d*))?", text)
+    if match is None:
+        refuse(f"must be a side or HEIGHTxWIDTH, for example 224 or 224x448, got {text!r}.", "--image-size")
+    height = int(match[1])
+    return height, int(match[2] or height)
+
+
+def method_names(text: str) -> list[str]:
+    """Names of methods, separated by commas."""
+    from captum_vit.attr import METHODS
+
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        if name not in METHODS:
+            near = difflib.get_close_matches(name.lower().replace("_", "-"), METHODS, n=1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            refuse(f"no method is called {name!r}.{hint} Known: {', '.join(METHODS)}.", "--method")
+    if not names:
+        refuse(f"must name at least one method, got {text!r}. Known: {', '.join(METHODS)}.", "--method")
+    return list(dict.fromkeys(names))
+
+
+def checked_device(name: str) -> str:
+    """A device that this machine has."""
+    import torch
+
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:  # torch asserts that it was compiled with CUDA
+        refuse(f"{name!r} can't be used here: {str(error).partition(chr(10))[0]}", "--device")
+    return name
+
+
+def class_index(text: str, loaded: LoadedModel, num_outputs: int) -> int:
+    """A class by its index, its whole name, or one of the names in it (``tabby`` of ``tabby, tabby cat``)."""
+    if re.fullmatch(r"-?\d+", text):
+        index = int(text)
+        if not 0 <= index < num_outputs:
+            refuse(f"must be in [0, {num_outputs - 1}], got {index}.", "--target")
+        return index
+    if loaded.class_names is None:
+        refuse(f"{text!r} is a name, but the classes of {loaded.name} have none here; give an index.", "--target")
+    wanted = text.casefold().strip()
+    names = [each.casefold() for each in loaded.class_names]
+    found = [index for index, name in enumerate(names) if wanted == name]
+    found = found or [index for index, name in enumerate(names) if wanted in re.split(r",\s*", name)]
+    if not found:
+        near = _nearest(wanted, loaded.class_names)
+        refuse(f"no class of {loaded.name} is called {text!r}. The nearest: {', '.join(near) or 'none'}.", "--target")
+    if len(found) > 1:
+        refuse(f"{text!r} names the classes {', '.join(map(str, found))}; give the index.", "--target")
+    return found[0]
+
+
+def _nearest(wanted: str, class_names: Sequence[str]) -> list[str]:
+    single = {part.casefold(): part for name in class_names for part in re.split(r",\s*", name)}
+    return [single[name] for name in difflib.get_close_matches(wanted, single, n=3)]

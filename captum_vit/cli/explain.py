@@ -1,0 +1,166 @@
+"""``captum-vit explain``: overlay figures and raw maps of images."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from captum_vit.cli.arguments import checked_device, class_index, image_size, method_names, refuse
+
+if TYPE_CHECKING:
+    from captum_vit.adapters import Adapter
+    from captum_vit.cli.job import Job
+    from captum_vit.zoo import LoadedModel
+    from captum_vit.zoo.models import Weights
+
+__all__ = ["explain"]
+
+DEFAULT_MODEL = "timm:vit_base_patch16_224"
+
+
+def explain(
+    images: Annotated[list[str], typer.Argument(help="Image files, or skimage:chelsea, astronaut, coffee.")],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="timm:NAME, open_clip:ARCHITECTURE/TAG-or-FILE, hf:NAME-or-FOLDER or torchvision:NAME. "
+            f"Without it {DEFAULT_MODEL}, with random weights if its own can't be had."
+        ),
+    ] = None,
+    method: Annotated[str, typer.Option(help="Methods, separated by commas; see captum-vit list.")] = "legrad",
+    target: Annotated[
+        list[str] | None,
+        typer.Option(help="Class index or name; repeatable. The predicted class by default.", metavar="CLASS"),
+    ] = None,
+    prompt: Annotated[
+        list[str] | None, typer.Option(help="Text for a model that compares images with texts; repeatable.")
+    ] = None,
+    template: Annotated[
+        list[str] | None, typer.Option(help="Sentence around each prompt, with {}; several are averaged.")
+    ] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="Local weights: .safetensors, .pth.")] = None,
+    untrained: Annotated[bool, typer.Option("--untrained", help="Take random weights; nothing is downloaded.")] = False,
+    device: Annotated[str, typer.Option(help="cpu, cuda or mps.")] = "cpu",
+    size: Annotated[str | None, typer.Option("--image-size", help="N or HxW; the model's own by default.")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")] = Path("out"),
+    seed: Annotated[int, typer.Option(help="Seed of random weights.")] = 0,
+) -> None:
+    """Explain IMAGES: write NAME.png (overlays) and NAME.npz (raw maps on the patch grid) for each.
+
+    An image that can't be read or explained is reported, the others go on, and the exit code is 1. Exit code 2: nothing
+    could be done with these options.
+    """
+    if untrained and checkpoint is not None:
+        refuse("can't go together with --checkpoint.", "--untrained")
+    if target and prompt:
+        refuse("can't go together with --prompt: a model has either classes or prompts.", "--target")
+    side, names = image_size(size), method_names(method)
+    try:
+        checked_device(device)
+        weights: Weights = "untrained" if untrained else "auto" if model is None else "pretrained"
+        loaded = _load(model or DEFAULT_MODEL, weights, checkpoint, side, seed)
+        loaded.model.to(device)
+        adapter = _adapter(loaded, prompt, template, target)
+        job = _job(loaded, adapter, names, target, device, output, seed)
+        failed = _run(job, images)
+    except KeyboardInterrupt as error:
+        typer.echo(f"Interrupted. What was finished is in {output}.", err=True)
+        raise typer.Exit(130) from error
+    if failed:
+        typer.echo(f"{len(failed)} of {len(images)} images had problems:", err=True)
+        for problem in failed:
+            typer.echo(f"  {problem}", err=True)
+        raise typer.Exit(1)
+
+
+def _load(name: str, weights: Weights, checkpoint: Path | None, side: tuple[int, int] | None, seed: int) -> LoadedModel:
+    from captum_vit.zoo import WeightsUnavailableError, load_model
+
+    try:
+        loaded = load_model(name, weights=weights, checkpoint=checkpoint, image_size=side, seed=seed)
+    except (ValueError, FileNotFoundError, WeightsUnavailableError) as error:
+        refuse(str(error), "--model")
+    if not loaded.pretrained:
+        cause = "" if loaded.missing_weights is None else f" ({loaded.missing_weights})"
+        typer.echo(f"UNTRAINED WEIGHTS for {name}{cause}: the maps show nothing that was learned.", err=True)
+    return loaded
+
+
+def _adapter(
+    loaded: LoadedModel, prompts: list[str] | None, template: list[str] | None, targets: list[str] | None
+) -> Adapter:
+    """The classifier to explain: the model itself, or the model with prompts."""
+    from captum_vit.adapters import PromptClassifier, adapt
+    from captum_vit.zoo import WeightsUnavailableError
+
+    if loaded.load_tokenizer is None:
+        if prompts or template:
+            refuse(f"{loaded.name} reads no texts; choose classes with --target.", "--prompt")
+        try:
+            return adapt(loaded.model)
+        except TypeError as error:
+            refuse(str(error), "--model")
+    if targets:
+        refuse(f"{loaded.name} has no classes; compare the image with texts: --prompt 'a cat'.", "--target")
+    if not prompts:
+        refuse(f"{loaded.name} compares images with texts and needs at least one: --prompt 'a cat'.", "--prompt")
+    try:
+        return PromptClassifier(loaded.model, loaded.load_tokenizer(), prompts, template=template or "{}")
+    except (ValueError, TypeError, ImportError, WeightsUnavailableError) as error:
+        refuse(str(error), "--prompt")
+
+
+def _job(
+    loaded: LoadedModel,
+    adapter: Adapter,
+    names: list[str],
+    targets: list[str] | None,
+    device: str,
+    output: Path,
+    seed: int,
+) -> Job:
+    from captum_vit.adapters import PromptClassifier
+    from captum_vit.attr import METHODS
+    from captum_vit.cli.job import Job
+
+    if isinstance(adapter, PromptClassifier):
+        indices: list[int] | None = list(range(adapter.num_outputs))
+    elif targets:
+        indices = list(dict.fromkeys(class_index(each, loaded, adapter.num_outputs) for each in targets))
+    elif loaded.outputs == "features":
+        refuse(f"{loaded.name} has no classifier; name one of its {adapter.num_outputs} features.", "--target")
+    else:
+        indices = None
+    try:
+        adapter.grid(*loaded.image_size)
+    except ValueError as error:
+        refuse(str(error), "--image-size")
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        refuse(f"{output} can't be made a folder: {error.strerror}.", "--output")
+    return Job(loaded, adapter, {name: METHODS[name](adapter) for name in names}, indices, device, output, seed)
+
+
+def _run(job: Job, images: list[str]) -> list[str]:
+    """Explains every image; returns what went wrong."""
+    from tqdm import tqdm
+
+    from captum_vit.cli.job import explain_image, result_stems
+
+    failed: list[str] = []
+    stems = result_stems(images, job.output)
+    with tqdm(total=len(images), unit="image", disable=len(images) == 1, file=sys.stderr) as bar:
+        for image, stem in zip(images, stems, strict=True):
+            outcome = explain_image(job, image, stem)
+            with tqdm.external_write_mode(file=sys.stderr):
+                for line in outcome.lines:
+                    typer.echo(line)
+                for problem in outcome.problems:
+                    typer.echo(f"{image}: {problem}", err=True)
+            failed += [f"{image}: {problem}" for problem in outcome.problems]
+            bar.update()
+    return failed

@@ -1,0 +1,151 @@
+"""One image explained: read, attributed by every method, drawn and saved."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from captum_vit.adapters import Adapter, PromptClassifier
+from captum_vit.attr import BlankMapError, ViTAttribution, upsample
+from captum_vit.viz import figure
+from captum_vit.zoo import LoadedModel, load_image
+
+__all__ = ["Job", "Outcome", "explain_image", "result_stems"]
+
+_LIBRARIES = {"timm": "timm", "open_clip": "open_clip_torch", "hf": "transformers", "torchvision": "torchvision"}
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is done with every image.
+
+    Attributes:
+        loaded: the model with its preprocessing.
+        adapter: the classifier that is explained, on ``device``.
+        methods: by command-line name.
+        targets: output indices; None for the predicted class.
+        device: where the model is.
+        output: folder of the results.
+        seed: of random weights.
+    """
+
+    loaded: LoadedModel
+    adapter: Adapter
+    methods: dict[str, ViTAttribution]
+    targets: list[int] | None
+    device: str
+    output: Path
+    seed: int
+
+
+@dataclass
+class Outcome:
+    """What became of one image: lines to print, and problems to report at the end."""
+
+    lines: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+def result_stems(images: Sequence[str], output: Path) -> list[str]:
+    """File names without ending, one per image, none twice and none that would overwrite an image that is explained.
+
+    A second ``cat`` becomes ``cat-2``. Names that differ only in case count as equal, as some file systems do.
+    """
+    inputs = {Path(image).resolve() for image in images}
+    stems: list[str] = []
+    for image in images:
+        base = Path(image.rpartition(":")[2] if image.startswith("skimage:") else image).stem
+        stem, number = base, 1
+        while stem.casefold() in {each.casefold() for each in stems} or _paths(output, stem) & inputs:
+            number += 1
+            stem = f"{base}-{number}"
+        stems.append(stem)
+    return stems
+
+
+def _paths(output: Path, stem: str) -> set[Path]:
+    return {(output / f"{stem}{ending}").resolve() for ending in (".png", ".npz")}
+
+
+def explain_image(job: Job, spec: str, stem: str) -> Outcome:
+    """Explains one image by every method and writes its figure and its maps.
+
+    A method whose map is blank is left out of both and reported; with no map at all nothing is written.
+    """
+    outcome = Outcome()
+    try:
+        pixels = job.loaded.preprocess(load_image(spec))[None].to(job.device)
+    except (ValueError, OSError, ImportError) as error:
+        outcome.problems.append(str(error))
+        return outcome
+    with torch.no_grad():
+        logits = job.adapter(pixels)[0]  # (K,)
+    targets = [int(logits.argmax())] if job.targets is None else job.targets
+    maps: dict[str, Tensor] = {}  # (T, 1, gh, gw) each
+    for name, method in job.methods.items():
+        try:
+            maps[name] = method.attribute_targets(pixels, targets)[0].cpu()
+        except BlankMapError as error:
+            outcome.problems.append(str(error))
+    labels = [_label(job, target) for target in targets]
+    scores = logits[targets].float().cpu()
+    if maps:
+        _save(job, spec, stem, pixels[0], maps, targets, labels, scores)
+    predicted = "predicted " if job.targets is None else ""
+    what = "; ".join(f"{predicted}{label} (logit {score:.2f})" for label, score in zip(labels, scores, strict=True))
+    where = f" -> {job.output / stem}.png, .npz" if maps else ""
+    outcome.lines.append(f"{spec}: {what}{where}")
+    return outcome
+
+
+def _label(job: Job, target: int) -> str:
+    if isinstance(job.adapter, PromptClassifier):
+        return job.adapter.prompts[target]
+    names = job.loaded.class_names
+    return str(target) if names is None else f"{target} {names[target]}"
+
+
+def _save(
+    job: Job,
+    spec: str,
+    stem: str,
+    pixels: Tensor,
+    maps: dict[str, Tensor],
+    targets: list[int],
+    labels: list[str],
+    scores: Tensor,
+) -> None:
+    image = job.loaded.denormalise(pixels.float()).permute(1, 2, 0).numpy()  # (H, W, 3)
+    library = _LIBRARIES[job.loaded.name.partition(":")[0]]
+    np.savez_compressed(
+        job.output / f"{stem}.npz",
+        maps=torch.stack(list(maps.values()))[:, :, 0].numpy(),  # (methods, T, gh, gw), raw
+        methods=np.array(list(maps)),
+        targets=np.array(targets),
+        labels=np.array(labels),
+        logits=scores.numpy(),
+        grid=np.array(job.adapter.grid(*job.loaded.image_size)),
+        image=(image * 255).round().astype(np.uint8),
+        source=np.array(spec),
+        model=np.array(job.loaded.name),
+        pretrained=np.array(job.loaded.pretrained),
+        seed=np.array(job.seed),
+        versions=np.array(json.dumps({each: version(each) for each in ("captum-vit", "torch", library)})),
+    )
+    size = (image.shape[0], image.shape[1])
+    made = figure(
+        image,
+        {job.methods[name].get_name(): upsample(each, size)[:, 0].numpy() for name, each in maps.items()},
+        rows=[f"{label}\nlogit {score:.2f}" for label, score in zip(labels, scores, strict=True)],
+        signed=[method.get_name() for method in job.methods.values() if method.signed],
+        title=f"{job.loaded.name} on {Path(spec).name}",
+        notice=None if job.loaded.pretrained else "UNTRAINED WEIGHTS: these maps mean nothing",
+    )
+    made.savefig(job.output / f"{stem}.png")

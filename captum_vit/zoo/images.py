@@ -1,0 +1,56 @@
+"""Images from files, and the photographs that come with scikit-image."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+__all__ = ["SAMPLES", "load_image"]
+
+SAMPLES = ("astronaut", "chelsea", "coffee")
+"""Photographs in scikit-image's package: a person with a rocket, a cat's face, a cup on a table."""
+
+_EIGHT_BITS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "LAB")
+
+
+def load_image(spec: str | Path) -> Image.Image:
+    """Reads an image as RGB, turned upright as its EXIF tag says.
+
+    Args:
+        spec: a file that Pillow reads, or ``skimage:chelsea`` (``astronaut``, ``coffee``), which needs no file.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a file that is no image, is cut short or has more than 8 bits per channel; an unknown photograph.
+        ImportError: scikit-image is not installed.
+    """
+    if isinstance(spec, str) and spec.startswith("skimage:"):
+        return _sample(spec.removeprefix("skimage:"))
+    path = Path(spec)
+    if not path.is_file():
+        raise FileNotFoundError(f"image must be a file or skimage:NAME, got {str(spec)!r}, which is no file.")
+    try:
+        with Image.open(path) as image:
+            if image.mode not in _EIGHT_BITS:
+                raise ValueError(
+                    f"image must have 8 bits per channel, got mode {image.mode} in {path}. Scale it to 0-255 first."
+                )
+            return ImageOps.exif_transpose(image).convert("RGB")
+    except UnidentifiedImageError as error:
+        raise ValueError(f"image must be in a format that Pillow reads, got {path}.") from error
+    except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError for a broken PNG
+        raise ValueError(f"image {path} can't be read: {error}.") from error
+
+
+def _sample(name: str) -> Image.Image:
+    if name not in SAMPLES:
+        raise ValueError(f"image must be one of skimage:{', skimage:'.join(SAMPLES)}, got 'skimage:{name}'.")
+    try:
+        data = import_module("skimage.data")
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f"skimage:{name} needs scikit-image. Install it: pip install 'captum-vit[samples]'."
+        ) from error
+    return Image.fromarray(getattr(data, name)()).convert("RGB")

@@ -1,0 +1,139 @@
+"""The documentation runs: code blocks, what they print, links, generated tables."""
+
+import importlib.util
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+import typer
+
+from captum_vit import METHODS
+from captum_vit.adapters import registry
+from captum_vit.cli import app
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+PRINT = re.compile(r"^ *print\(.*\)  # (.*)$", re.MULTILINE)
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+
+def named(page):
+    return page.relative_to(ROOT).as_posix()
+
+
+def blocks(page, language):
+    """Code of each fenced block, below as many empty lines as bring it to its line number in the page."""
+    text = page.read_text(encoding="utf-8")
+    return [
+        "\n" * (text[: each.start()].count("\n") + 1) + each[2] for each in FENCE.finditer(text) if each[1] == language
+    ]
+
+
+def prose(page):
+    return FENCE.sub("", page.read_text(encoding="utf-8"))
+
+
+def targets(page):
+    """Relative links of a page, as (path, anchor)."""
+    links = [link for link in LINK.findall(prose(page)) if not link.startswith(("https://", "mailto:"))]
+    for link in links:
+        path, _, anchor = link.partition("#")
+        yield (page.parent / path).resolve() if path else page, anchor
+
+
+def anchors(page):
+    """The anchors that GitHub gives to a page's headings."""
+    headings = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.fixture
+def generate():
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("page", [each for each in PAGES if blocks(each, "python")], ids=named)
+def test_python_blocks_run_and_print_what_they_say(page, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    monkeypatch.setattr(registry, "_registered", dict(registry._registered))
+    namespace = {"__name__": "__main__"}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        for code in blocks(page, "python"):
+            exec(compile(code, str(page), "exec"), namespace)
+            assert capsys.readouterr().out.splitlines() == PRINT.findall(code)
+
+
+@pytest.mark.parametrize("page", [each for each in PAGES if blocks(each, "bash")], ids=named)
+def test_commands_have_the_options_that_they_are_given(page):
+    commands = typer.main.get_command(app).commands
+    for line in "\n".join(blocks(page, "bash")).splitlines():
+        for _, name, *arguments in (shlex.split(each) for each in line.split("&&") if "captum-vit " in each):
+            commands[name].make_context(name, arguments)  # parses, and runs nothing
+
+
+@pytest.mark.parametrize("page", [each for each in PAGES if blocks(each, "py")], ids=named)
+def test_blocks_that_need_a_download_compile(page):
+    for code in blocks(page, "py"):
+        compile(code, str(page), "exec")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_every_fence_names_a_language_alone(page):
+    text = page.read_text("utf-8")
+    fences = FENCE.findall(text)
+    assert text.count("```") == 2 * len(fences), (
+        "a fence is indented, not closed, or has more than a language behind it"
+    )
+    assert {language for language, _ in fences} <= {"python", "py", "bash", "math", "text"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_relative_links_resolve(page):
+    for path, anchor in targets(page):
+        assert path.exists(), f"{named(page)} links to {path}, which does not exist"
+        assert not anchor or anchor in anchors(path), f"{named(page)} links to #{anchor} of {named(path)}"
+
+
+def test_every_page_can_be_reached_from_the_readme():
+    reached, waiting = set(), [ROOT / "README.md"]
+    while waiting:
+        page = waiting.pop()
+        if page.suffix == ".md" and page not in reached:
+            reached.add(page)
+            waiting += [path for path, _ in targets(page)]
+    assert {named(page) for page in PAGES} - {named(page) for page in reached} == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_generated_parts_are_current(page, generate):
+    assert page.read_text("utf-8") == generate.generated(page), "run `python docs/generate.py`"
+
+
+def test_method_tables_and_pages_cover_every_method():
+    for page in (ROOT / "README.md", ROOT / "docs" / "choose-a-method.md"):
+        assert "<!-- methods:begin -->" in page.read_text("utf-8")
+    for name in (*METHODS, "background-suppression"):
+        page = ROOT / "docs" / "methods" / f"{name}.md"
+        assert f"<!-- facts:{name}:begin -->" in page.read_text("utf-8")
+
+
+def test_models_page_names_every_family():
+    page = (ROOT / "docs" / "models-and-adapters.md").read_text("utf-8")
+    built_in = {each.rpartition(".")[2] for each in registry._BUILT_IN}
+    assert [each for each in sorted(built_in) if f"`{each}`" not in page] == []
+
+
+def test_pages_named_in_error_messages_exist():
+    sources = (ROOT / "captum_vit").rglob("*.py")
+    mentioned = {each for source in sources for each in re.findall(r"docs/[\w/-]+\.md", source.read_text("utf-8"))}
+    assert mentioned
+    assert [each for each in sorted(mentioned) if not (ROOT / each).exists()] == []
