@@ -207,6 +207,21 @@ def multihead_maps(model: nn.Module, run: Callable[[], Any]) -> list[Tensor]:
     return [module(*given, need_weights=True, average_attn_weights=False)[1].detach() for module, given in calls]
 
 
+def leaves_of(tensor: Tensor) -> list[Tensor]:
+    """The tensors at which a backward pass from ``tensor`` would leave a gradient."""
+    found: list[Tensor] = []
+    waiting, seen = [tensor.grad_fn], set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            found.append(node.variable)
+        waiting += [following for following, _ in node.next_functions]
+    return found
+
+
 def assert_same(actual: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(actual, expected, atol=1e-10, rtol=0)
 

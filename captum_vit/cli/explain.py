@@ -45,7 +45,9 @@ def explain(
     untrained: Annotated[bool, typer.Option("--untrained", help="Take random weights; nothing is downloaded.")] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda or mps.")] = "cpu",
     size: Annotated[str | None, typer.Option("--image-size", help="N or HxW; the model's own by default.")] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")] = Path("out"),
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for the results; replaces earlier ones.")
+    ] = Path("out"),
     seed: Annotated[int, typer.Option(help="Seed of random weights.")] = 0,
 ) -> None:
     """Explain IMAGES: write NAME.png (overlays) and NAME.npz (raw maps on the patch grid) for each.
@@ -155,7 +157,10 @@ def _run(job: Job, images: list[str]) -> list[str]:
     stems = result_stems(images, job.output)
     with tqdm(total=len(images), unit="image", disable=len(images) == 1, file=sys.stderr) as bar:
         for image, stem in zip(images, stems, strict=True):
-            outcome = explain_image(job, image, stem)
+            try:
+                outcome = explain_image(job, image, stem)
+            except RuntimeError as error:  # the model's fault, not the image's: attention that can't be captured
+                refuse(f"{job.loaded.name} can't be explained: {error}", "--model")
             with tqdm.external_write_mode(file=sys.stderr):
                 for line in outcome.lines:
                     typer.echo(line)

@@ -82,6 +82,7 @@ def explain_image(job: Job, spec: str, stem: str) -> Outcome:
     outcome = Outcome()
     try:
         pixels = job.loaded.preprocess(load_image(spec))[None].to(job.device)
+        job.adapter.check_images(pixels)
     except (ValueError, OSError, ImportError) as error:
         outcome.problems.append(str(error))
         return outcome

@@ -62,7 +62,7 @@ def colour(relevance: Array, *, signed: bool = False) -> Array:
     return np.asarray(coloured)[..., :3]
 
 
-def overlay(image: Array, relevance: Array, *, signed: bool = False, opacity: float = 0.6) -> Array:
+def overlay(image: Array, relevance: Array, *, signed: bool = False, opacity: float = 0.7) -> Array:
     """Lays a coloured map over an image that is first turned grey, so that every colour means relevance.
 
     Args:

@@ -47,6 +47,8 @@ def load(identifier: str, request: Request) -> LoadedModel:
             if not published and isinstance(error, RuntimeError):
                 raise
             raise WeightsUnavailableError(name, cause_of(error, reachable=reachable)) from error
+    if request.pretrained and request.image_size is not None:
+        _check_positions(architecture, request.image_size)
     if checkpoint is not None:
         _load_checkpoint(model, checkpoint)
     config = model.visual.preprocess_cfg
@@ -67,7 +69,7 @@ def _split(identifier: str) -> tuple[str, str]:
     """The architecture and what follows it: a tag, a file, or nothing. A folder is an architecture of its own."""
     if identifier.startswith(_SCHEMES):
         return identifier, ""
-    if Path(identifier).is_dir():
+    if (Path(identifier) / "open_clip_config.json").is_file():
         return f"local-dir:{identifier}", ""
     architecture, _, tag = identifier.partition("/")
     return architecture, tag
@@ -126,6 +128,20 @@ def _checked_size(model: Any, size: tuple[int, int]) -> tuple[int, int]:
     if patch is not None and (size[0] % patch[0] or size[1] % patch[1]):
         raise ValueError(f"image_size must be a multiple of {patch[0]}×{patch[1]}, got {size[0]}×{size[1]}.")
     return size
+
+
+def _check_positions(architecture: str, size: tuple[int, int]) -> None:
+    """Refuses sizes at which OpenCLIP would use position embeddings in the wrong places.
+
+    It interpolates them only when their number changes: 2×8 patches would get those of a 4×4 grid, line after line.
+    """
+    vision = open_clip.get_model_config(architecture)["vision_cfg"]
+    own = _pair(vision.get("image_size", 224))
+    if "timm_model_name" not in vision and size != own and size[0] * size[1] == own[0] * own[1]:
+        raise ValueError(
+            f"image_size must not have as many patches as {own[0]}×{own[1]} in another arrangement, for which OpenCLIP "
+            f"does not interpolate position embeddings, got {size[0]}×{size[1]}."
+        )
 
 
 def _pair(size: int | Sequence[int]) -> tuple[int, int]:

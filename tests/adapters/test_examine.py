@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 
 import pytest
@@ -70,14 +71,17 @@ def test_a_wrong_record_is_found(model, monkeypatch):
         last = replace(traced.blocks[1], value=traced.blocks[1].value * 1.01)
         return replace(traced, blocks=[traced.blocks[0], last])
 
-    monkeypatch.setattr("captum_vit.adapters.examine.trace", wrong)
+    monkeypatch.setattr(sys.modules["captum_vit.adapters.examine"], "trace", wrong)
     problems = examine(model, IMAGES).problems
     assert len(problems) == 1
     assert problems[0] == "blocks.1: recomputed attention output differs by 1.0e-02"
 
 
 def test_a_capture_that_disturbs_the_model_is_found(model, monkeypatch):
-    monkeypatch.setattr("captum_vit.adapters.examine.trace", lambda adapter, images: trace(adapter, images * 1.1))
+    def disturbed(adapter, images):
+        return trace(adapter, images * 1.1)
+
+    monkeypatch.setattr(sys.modules["captum_vit.adapters.examine"], "trace", disturbed)
     problems = examine(model, IMAGES).problems
     assert problems[0].startswith("blocks.0: output with capture differs by ")
 

@@ -126,15 +126,15 @@ def test_set_input_size_is_followed(name):
     check_model(adapter, images, expected, FACTS[name], (5, 3))
 
 
-def test_padded_images_count_the_padded_patches():
-    model = timm.create_model(
-        "vit_tiny_patch16_224", embed_dim=32, depth=3, num_heads=2, num_classes=10, dynamic_img_size=True,
-        dynamic_img_pad=True,
-    )  # fmt: skip
-    model, images = randomise(model).double().eval(), random_images(1, (50, 70))
-    with torch.no_grad():
-        expected = model(images)
-    check_model(adapt(model), images, expected, FACTS["timm_vit"], (4, 5))
+def test_images_that_the_model_would_pad_are_refused():
+    """A padded grid covers more than the image, and its map could not be laid over it."""
+    for name in ("vit_tiny_patch16_224", "naflexvit_base_patch16_gap"):
+        options = {} if name.startswith("naflex") else {"dynamic_img_size": True}
+        small = {"embed_dim": 32, "depth": 1, "num_heads": 2}
+        adapter = adapt(timm.create_model(name, dynamic_img_pad=True, **small, **options))
+        with pytest.raises(ValueError, match="multiples of the patch size 16×16, got 50×70"):
+            adapter.grid(50, 70)
+        assert adapter.grid(64, 80) == (4, 5)
 
 
 def test_channels_and_features_without_a_head():

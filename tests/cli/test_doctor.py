@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 
 from model_files import write_hf_clip, write_open_clip, write_timm_checkpoint
@@ -86,7 +87,7 @@ def test_names_and_options_that_make_no_sense_end_with_2():
 
 
 def test_a_failed_check_ends_with_1(monkeypatch):
-    monkeypatch.setattr("captum_vit.adapters.examine.trace", _scaled_wrong)
+    monkeypatch.setattr(sys.modules["captum_vit.adapters.examine"], "trace", _scaled_wrong)
     result = run("timm:test_vit", "--untrained")
     assert result.exit_code == 1
     assert "FAILED blocks.0: recomputed attention output differs by " in result.stderr

@@ -276,3 +276,12 @@ def test_models_that_cant_be_explained_end_with_2(photo, tmp_path):
     result = run(photo, "--model", "timm:vit_small_patch16_dinov3", "--untrained", "-o", tmp_path / "out")
     assert result.exit_code == 2
     assert "has no classifier; name one of its 384 features" in " ".join(result.stderr.split())
+
+
+def test_attention_that_cant_be_captured_ends_with_2(photo, tmp_path, monkeypatch):
+    monkeypatch.setattr("timm.layers.attention.use_fused_attn", lambda: False)
+    result = run(photo, "--model", "timm:test_vit", "--untrained", "-o", tmp_path / "out")
+    assert result.exit_code == 2
+    message = " ".join(result.stderr.split())
+    assert "timm:test_vit can't be explained: block 0 (blocks.0)" in message
+    assert "timm.layers.set_fused_attn(True)" in message

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 
+import pytest
 from typer.testing import CliRunner
 
 from captum_vit import METHODS

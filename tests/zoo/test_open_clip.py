@@ -83,3 +83,12 @@ def test_weights_trained_with_another_activation_are_refused(tiny):
         ValueError, match="need QuickGELU, which Tiny does not have; use open_clip:Tiny-quickgelu/quick"
     ):
         load_model("open_clip:Tiny/quick")
+
+
+def test_positions_are_interpolated_or_the_size_is_refused(folder):
+    path, _ = folder
+    loaded = load_model(f"open_clip:{path}", image_size=(16, 48))
+    assert loaded.model.visual.positional_embedding.shape == (1 + 2 * 6, 32)
+    with pytest.raises(ValueError, match=r"as many patches as 32×32 in another arrangement, .* got 16×64"):
+        load_model(f"open_clip:{path}", image_size=(16, 64))
+    assert load_model(f"open_clip:{path}", weights="untrained", image_size=(16, 64)).image_size == (16, 64)
