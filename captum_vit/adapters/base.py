@@ -83,6 +83,13 @@ class Adapter(nn.Module, ABC):
             ValueError: the pooling has no fixed shares (a maximum over tokens).
         """
 
+    def covered(self, height: int, width: int) -> tuple[int, int]:
+        """How many pixels from the top left the patches cover; the model never sees those beyond.
+
+        All, unless the patch size does not divide the size that the model was made for (378 of 384 with patches of 14).
+        """
+        return height, width
+
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, K) of a batch of images (B, C, H, W)."""
         logits: Tensor = self.model(images)

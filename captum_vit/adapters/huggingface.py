@@ -68,6 +68,10 @@ class HuggingFaceAdapter(Adapter):
         remedy = f"Resize the image, or allow it: {type(self).__name__}(model, interpolate_pos_encoding=True)."
         return self._fixed_grid(size, height, width, (size[0] // patch[0], size[1] // patch[1]), remedy)
 
+    def covered(self, height: int, width: int) -> tuple[int, int]:
+        (gh, gw), (ph, pw) = self.grid(height, width), _pair(self._config.patch_size)
+        return gh * ph, gw * pw
+
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.model(pixel_values=images, **self._size_arguments()).logits
         return logits

@@ -113,6 +113,10 @@ class OpenCLIPTower(_OpenCLIP):
         )
         return self._fixed_grid(tuple(self._visual.image_size), height, width, self._visual.grid_size, remedy)
 
+    def covered(self, height: int, width: int) -> tuple[int, int]:
+        (gh, gw), (ph, pw) = self.grid(height, width), self._visual.patch_size
+        return gh * ph, gw * pw
+
     def readout(self, tokens: Tensor, *, final_norm: bool = True) -> Tensor:
         visual = self._visual
         norm = visual.ln_post if final_norm else nn.Identity()
@@ -151,6 +155,9 @@ class OpenCLIPTimmTower(_OpenCLIP):
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         return self._trunk.grid(height, width)
+
+    def covered(self, height: int, width: int) -> tuple[int, int]:
+        return self._trunk.covered(height, width)
 
     def readout(self, tokens: Tensor, *, final_norm: bool = True) -> Tensor:
         embedding: Tensor = self.model.visual.head(self._trunk.readout(tokens, final_norm=final_norm))

@@ -228,6 +228,9 @@ class PromptClassifier(Adapter):
     def grid(self, height: int, width: int) -> tuple[int, int]:
         return self.tower.grid(height, width)
 
+    def covered(self, height: int, width: int) -> tuple[int, int]:
+        return self.tower.covered(height, width)
+
     def pool_weights(self, num_tokens: int) -> Tensor:
         return self.tower.pool_weights(num_tokens)
 

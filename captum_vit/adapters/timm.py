@@ -49,11 +49,15 @@ class TimmAdapter(Adapter):
         blocks: Sequence[nn.Module] = self.model.blocks
         return blocks
 
+    @property
+    def _patch_size(self) -> tuple[int, int]:
+        height, width = self.model.patch_embed.feat_ratio(as_scalar=False)
+        return height, width
+
     def grid(self, height: int, width: int) -> tuple[int, int]:
         embed = self.model.patch_embed
-        patch = tuple(embed.feat_ratio(as_scalar=False))
         if not embed.strict_img_size or embed.img_size is None:
-            return self._divided_grid(patch, height, width)
+            return self._divided_grid(self._patch_size, height, width)
         return self._fixed_grid(
             embed.img_size,
             height,
@@ -62,6 +66,10 @@ class TimmAdapter(Adapter):
             "Resize the image, call set_input_size((height, width)) on the timm model (it resamples the position "
             "embeddings), or create it with dynamic_img_size=True.",
         )
+
+    def covered(self, height: int, width: int) -> tuple[int, int]:
+        (gh, gw), (ph, pw) = self.grid(height, width), self._patch_size
+        return gh * ph, gw * pw
 
     def readout(self, tokens: Tensor, *, final_norm: bool = True) -> Tensor:
         logits: Tensor = self.model.forward_head(self.model.norm(tokens) if final_norm else tokens)
@@ -87,5 +95,10 @@ class TimmAdapter(Adapter):
 class NaFlexVitAdapter(TimmAdapter):
     """`NaFlexVit` on batches of images (B, C, H, W); its grid follows the image."""
 
+    @property
+    def _patch_size(self) -> tuple[int, int]:
+        height, width = self.model.embeds.patch_size
+        return height, width
+
     def grid(self, height: int, width: int) -> tuple[int, int]:
-        return self._divided_grid(tuple(self.model.embeds.patch_size), height, width)
+        return self._divided_grid(self._patch_size, height, width)

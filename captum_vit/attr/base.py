@@ -119,8 +119,9 @@ class ViTAttribution(Attribution, ABC):
                 image. For a `PromptClassifier` also the prompt itself, or a list of prompts. None only where the model
                 has one output or the method is class-agnostic.
             additional_forward_args: not taken; here so that Captum's tools can pass None.
-            resolution: "input" upsamples the map bilinearly (``align_corners=False``) and gives each of the C channels
-                1/C of it, so that the sum over channels is the map; "patch" returns the raw map (B, 1, gh, gw).
+            resolution: "input" upsamples the map bilinearly (``align_corners=False``) over the pixels that the patches
+                cover and gives each of the C channels 1/C of it, so that the sum over channels is the map; "patch"
+                returns the raw map (B, 1, gh, gw).
             internal_batch_size: images explained at a time; all by default.
 
         Returns:
@@ -144,8 +145,10 @@ class ViTAttribution(Attribution, ABC):
         )[:, 0]  # (B, 1, gh, gw)
         if resolution == "input":
             with torch.inference_mode(False), torch.no_grad():
-                channels, size = images.shape[1], (images.shape[2], images.shape[3])
-                attribution = (upsample(attribution, size) / channels).repeat(1, channels, 1, 1)
+                channels, height, width = images.shape[1:]
+                covered = self.forward_func.covered(height, width)
+                unseen = (0, width - covered[1], 0, height - covered[0])  # no relevance beyond the last patch
+                attribution = F.pad(upsample(attribution, covered) / channels, unseen).repeat(1, channels, 1, 1)
         return (attribution,) if isinstance(inputs, tuple) else attribution
 
     def attribute_targets(self, inputs: Tensor, targets: Targets, *, internal_batch_size: int | None = None) -> Tensor:

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from captum.attr import NoiseTunnel, visualization
 from captum.metrics import infidelity, infidelity_perturb_func_decorator, sensitivity_max
 from torch import Tensor, nn
+from transformers import ViTConfig, ViTForImageClassification
 
 import captum_vit
 import captum_vit.attr
@@ -417,3 +418,17 @@ def test_a_pooling_without_shares_is_refused_where_shares_are_needed():
         if method_class is not captum_vit.LeGrad:
             with pytest.raises(ValueError, match=r"global_pool='max' gives no token a fixed share"):
                 method_class(case.model).attribute(case.images, target=0)
+
+
+def test_pixels_beyond_the_last_patch_get_no_relevance():
+    """As the 6 of 384 that SigLIP's patches of 14 leave: stretched over them, every map would lie beside its image."""
+    config = ViTConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=30, patch_size=7
+    )
+    method = captum_vit.RawAttention(ViTForImageClassification(config).eval())
+    images = torch.zeros(1, 3, 30, 30)
+    attribution, patch = method.attribute(images), method.attribute(images, resolution="patch")
+    assert attribution.shape == images.shape
+    inside = F.interpolate(patch, (28, 28), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(attribution.sum(1, keepdim=True)[..., :28, :28], inside)
+    assert attribution[..., 28:, :].abs().max() == attribution[..., 28:].abs().max() == 0
