@@ -147,8 +147,8 @@ class ViTAttribution(Attribution, ABC):
             with torch.inference_mode(False), torch.no_grad():
                 channels, height, width = images.shape[1:]
                 covered = self.forward_func.covered(height, width)
-                unseen = (0, width - covered[1], 0, height - covered[0])  # no relevance beyond the last patch
-                attribution = F.pad(upsample(attribution, covered) / channels, unseen).repeat(1, channels, 1, 1)
+                attribution = upsample(attribution, (height, width), covered) / channels
+                attribution = attribution.repeat(1, channels, 1, 1)
         return (attribution,) if isinstance(inputs, tuple) else attribution
 
     def attribute_targets(self, inputs: Tensor, targets: Targets, *, internal_batch_size: int | None = None) -> Tensor:
@@ -223,9 +223,21 @@ class ViTAttribution(Attribution, ABC):
         return "no relevance arrives at the patch tokens"
 
 
-def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Maps (B, 1, gh, gw) at (H, W), bilinear with ``align_corners=False``; returns (B, 1, H, W)."""
-    return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+def upsample(maps: Tensor, size: tuple[int, int], covered: tuple[int, int] | None = None) -> Tensor:
+    """Maps at image size, bilinear with ``align_corners=False``.
+
+    Args:
+        maps: (B, 1, gh, gw).
+        size: (H, W).
+        covered: how many pixels from the top left the patches cover (`Adapter.covered`); all by default. Those beyond
+            get no relevance.
+
+    Returns:
+        (B, 1, H, W).
+    """
+    height, width = covered or size
+    upsampled = F.interpolate(maps, size=(height, width), mode="bilinear", align_corners=False)
+    return F.pad(upsampled, (0, size[1] - width, 0, size[0] - height))
 
 
 def _only_tensor(inputs: Tensor | tuple[Tensor, ...]) -> Tensor:

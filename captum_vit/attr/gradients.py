@@ -41,5 +41,5 @@ def attention_gradients(
         with torch.enable_grad():
             score = logits.gather(1, target[:, None]).sum()
         gradients = torch.autograd.grad(score, outputs, retain_graph=index + 1 < targets.shape[1])
-        reached = torch.stack([gradient.flatten(1).ne(0).any(1) for gradient in gradients]).any(0)  # (B,)
+        reached = torch.stack([gradient.abs().amax((1, 2, 3)).ne(0) for gradient in gradients]).any(0)  # (B,)
         yield [record.gradient(gradient) for record, gradient in zip(records, gradients, strict=True)], reached

@@ -141,9 +141,10 @@ def _save(
         versions=np.array(json.dumps({each: version(each) for each in ("captum-vit", "torch", library)})),
     )
     size = (image.shape[0], image.shape[1])
+    covered = job.adapter.covered(*size)
     made = figure(
         image,
-        {job.methods[name].get_name(): upsample(each, size)[:, 0].numpy() for name, each in maps.items()},
+        {job.methods[name].get_name(): upsample(each, size, covered)[:, 0].numpy() for name, each in maps.items()},
         rows=[f"{label}\nlogit {score:.2f}" for label, score in zip(labels, scores, strict=True)],
         signed=[method.get_name() for method in job.methods.values() if method.signed],
         title=f"{job.loaded.name} on {Path(spec).name}",
