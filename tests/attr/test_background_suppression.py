@@ -5,12 +5,12 @@ from concurrent.futures import ThreadPoolExecutor
 import golden
 import pytest
 import torch
-import two_towers
 from captum.attr import NoiseTunnel, Saliency
 from captum.metrics import infidelity, sensitivity_max
 from models import random_images, tiny_models
+from oracle import exact
 from torch import Tensor
-from two_towers import DEPTH, EMBEDDING, NAMES, TwoTowers
+from two_towers import DEPTH, EMBEDDING, TwoTowers
 
 from captum_vit import (
     METHODS,
@@ -28,16 +28,6 @@ EMPTY = "a photo of a"
 IMAGES = random_images(3, (32, 32))
 
 
-@pytest.fixture(scope="module")
-def built(tmp_path_factory) -> dict[str, TwoTowers]:
-    return {name: two_towers.build(name, tmp_path_factory.mktemp("tokenizer")) for name in NAMES}
-
-
-@pytest.fixture(params=NAMES)
-def towers(request, built) -> TwoTowers:
-    return built[request.param]
-
-
 @pytest.fixture(params=METHODS)
 def method_class(request) -> type[ViTAttribution]:
     return METHODS[request.param]
@@ -50,10 +40,6 @@ def clip(built) -> PromptClassifier:
 
 def classifier(towers: TwoTowers, prompts=PROMPTS) -> PromptClassifier:
     return PromptClassifier(towers.model, towers.tokenizer, prompts, template="the photo of {}")
-
-
-def assert_same(ours: Tensor, theirs: Tensor) -> None:
-    torch.testing.assert_close(ours, theirs, atol=1e-10, rtol=0)
 
 
 def plain_suppression(maps: Tensor, empty: Tensor, threshold: float) -> Tensor:
@@ -81,10 +67,10 @@ def test_every_method_on_class_tokens_and_attention_poolers(towers, method_class
     maps = method.attribute_targets(IMAGES, [2, 0])[:, :, 0]
     empty = method_class(asked_alone).attribute(IMAGES, target=0, resolution="patch")[:, 0]
     ours = BackgroundSuppression(method).attribute_targets(IMAGES, [2, 0])[:, :, 0]
-    assert_same(ours, plain_suppression(maps, empty, 0.8))
+    exact(ours, plain_suppression(maps, empty, 0.8))
     assert (ours != maps).any()
     single = BackgroundSuppression(method, threshold=0.5).attribute(IMAGES, target="a cat", resolution="patch")
-    assert_same(single, plain_suppression(maps[:, 1:], empty, 0.5))
+    exact(single, plain_suppression(maps[:, 1:], empty, 0.5))
 
 
 def test_the_authors_suppress_the_same_patches():
@@ -123,9 +109,7 @@ def test_a_constant_empty_map_suppresses_nothing():
 
 def test_threshold_1_gives_the_methods_own_map(towers, method_class):
     method = method_class(classifier(towers))
-    assert_same(
-        BackgroundSuppression(method, threshold=1).attribute(IMAGES, target=1), method.attribute(IMAGES, target=1)
-    )
+    exact(BackgroundSuppression(method, threshold=1).attribute(IMAGES, target=1), method.attribute(IMAGES, target=1))
 
 
 def test_around_a_class_agnostic_method_its_own_peaks_go(towers):
@@ -134,7 +118,7 @@ def test_around_a_class_agnostic_method_its_own_peaks_go(towers):
     wrapped = BackgroundSuppression(method)
     assert not wrapped.class_specific
     ours = wrapped.attribute(IMAGES, resolution="patch")  # no target, as for the method itself
-    assert_same(ours, plain_suppression(maps, maps[:, 0], 0.8))
+    exact(ours, plain_suppression(maps, maps[:, 0], 0.8))
     assert (ours.flatten(1).amax(1) < maps.flatten(1).amax(1)).all()
 
 
@@ -157,21 +141,21 @@ def test_forms_of_inputs_targets_and_resolution(towers):
     full = wrapped.attribute(IMAGES, target=torch.tensor([0, 1, 0]))
     assert full.shape == IMAGES.shape
     upsampled = torch.nn.functional.interpolate(patches, size=(32, 32), mode="bilinear", align_corners=False)
-    assert_same(full.sum(1, keepdim=True), upsampled)
+    exact(full.sum(1, keepdim=True), upsampled)
     (in_tuple,) = wrapped.attribute((IMAGES,), target=[0, 1, 0])
-    assert_same(in_tuple, full)
+    exact(in_tuple, full)
     targets = wrapped.attribute_targets(IMAGES, ["the dog", "a cat"])
     assert targets.shape == (3, 2, 1, 4, 4)
-    assert_same(targets[[0, 1, 2], [1, 0, 1]], patches)
-    assert_same(wrapped.attribute_targets(IMAGES, torch.tensor([[0], [1], [0]]))[:, 0], patches)
+    exact(targets[[0, 1, 2], [1, 0, 1]], patches)
+    exact(wrapped.attribute_targets(IMAGES, torch.tensor([[0], [1], [0]]))[:, 0], patches)
 
 
 def test_an_image_is_explained_as_if_it_were_alone(towers, method_class):
     wrapped = BackgroundSuppression(method_class(classifier(towers)))
     together = wrapped.attribute(IMAGES, target=[0, 1, 2])
     for index in range(3):
-        assert_same(wrapped.attribute(IMAGES[index : index + 1], target=index)[0], together[index])
-    assert_same(wrapped.attribute(IMAGES, target=[0, 1, 2], internal_batch_size=2), together)
+        exact(wrapped.attribute(IMAGES[index : index + 1], target=index)[0], together[index])
+    exact(wrapped.attribute(IMAGES, target=[0, 1, 2], internal_batch_size=2), together)
 
 
 def test_one_forward_pass_serves_all_targets_and_the_empty_prompt(towers, method_class):
@@ -191,8 +175,8 @@ def test_prompts_changed_after_the_wrapper_was_made(towers):
     wrapped.attribute(IMAGES, target="the dog")
     model.prompts = ["the remote", "a cat", "the dog", "a photo"]
     expected = BackgroundSuppression(LeGrad(classifier(towers, ["the remote"]))).attribute(IMAGES, target=0)
-    assert_same(wrapped.attribute(IMAGES, target="the remote"), expected)
-    assert_same(wrapped.attribute_targets(IMAGES, [3, 0]), wrapped.attribute_targets(IMAGES, ["a photo", "the remote"]))
+    exact(wrapped.attribute(IMAGES, target="the remote"), expected)
+    exact(wrapped.attribute_targets(IMAGES, [3, 0]), wrapped.attribute_targets(IMAGES, ["a photo", "the remote"]))
     with pytest.raises(ValueError, match=r"target must be one of the prompts \['the remote', .*\], got 'a bird'"):
         wrapped.attribute(IMAGES, target="a bird")
 
@@ -210,7 +194,7 @@ def test_the_empty_prompt_is_encoded_without_the_template(towers):
     embedding = PromptClassifier(towers.model, towers.tokenizer, ["a photo of"]).embeddings[0]
     by_text = BackgroundSuppression(LeGrad(model), prompt="a photo of", threshold=0.2)
     by_embedding = BackgroundSuppression(LeGrad(model), embedding=embedding * 5, threshold=0.2)
-    assert_same(by_text.attribute(IMAGES, target=0), by_embedding.attribute(IMAGES, target=0))
+    exact(by_text.attribute(IMAGES, target=0), by_embedding.attribute(IMAGES, target=0))
     another = BackgroundSuppression(LeGrad(model), prompt="the dog", threshold=0.2)
     assert (by_text.attribute(IMAGES, target=0) != another.attribute(IMAGES, target=0)).any()
     assert BackgroundSuppression(LeGrad(model), prompt="").attribute(IMAGES, target=0).shape == IMAGES.shape
@@ -220,7 +204,7 @@ def test_a_classifier_without_texts_takes_an_embedding(clip):
     silent = PromptClassifier(clip.tower.model, embeddings=clip.embeddings)
     embedding = clip.encode([EMPTY])[0]
     ours = BackgroundSuppression(LeGrad(silent), embedding=embedding).attribute(IMAGES, target=1)
-    assert_same(ours, BackgroundSuppression(LeGrad(clip)).attribute(IMAGES, target=1))
+    exact(ours, BackgroundSuppression(LeGrad(clip)).attribute(IMAGES, target=1))
 
 
 def test_the_methods_options_hold(clip):
@@ -228,7 +212,7 @@ def test_the_methods_options_hold(clip):
     maps = method.attribute_targets(IMAGES, [0])[:, :, 0]
     empty = LeGrad(clip.with_extra(clip.encode([EMPTY])[0]), blocks=[1], relu=False)
     expected = plain_suppression(maps, empty.attribute(IMAGES, target=3, resolution="patch")[:, 0], 0.8)
-    assert_same(BackgroundSuppression(method).attribute(IMAGES, target=0, resolution="patch"), expected)
+    exact(BackgroundSuppression(method).attribute(IMAGES, target=0, resolution="patch"), expected)
 
 
 def test_captums_tools_around_it(clip):
@@ -256,7 +240,7 @@ def test_a_wrapper_can_be_wrapped(clip):
     once, other = (plain_suppression(each, empty[:, 0], 0.8) for each in (cat, other))
     twice = BackgroundSuppression(BackgroundSuppression(method, prompt=first), prompt=second, threshold=0.4)
     ours = twice.attribute(IMAGES, target="a cat", resolution="patch")
-    assert_same(ours, plain_suppression(once, other[:, 0], 0.4))
+    exact(ours, plain_suppression(once, other[:, 0], 0.4))
     assert (ours != once).any()
 
 
@@ -278,14 +262,14 @@ def test_contexts_of_autograd(towers):
     expected = wrapped.attribute(IMAGES, target=1)
     assert not expected.requires_grad
     with torch.no_grad():
-        assert_same(wrapped.attribute(IMAGES, target=1), expected)
+        exact(wrapped.attribute(IMAGES, target=1), expected)
     with torch.inference_mode():
-        assert_same(wrapped.attribute(IMAGES.clone(), target=1), expected)
+        exact(wrapped.attribute(IMAGES.clone(), target=1), expected)
         made_inside = BackgroundSuppression(LeGrad(classifier(towers)))
         embedding = torch.ones(wrapped.forward_func.tower.num_outputs)
         given_inside = BackgroundSuppression(LeGrad(classifier(towers)), embedding=embedding)
         given_inside.attribute(IMAGES.clone(), target=1)
-    assert_same(made_inside.attribute(IMAGES, target=1), expected)
+    exact(made_inside.attribute(IMAGES, target=1), expected)
     assert given_inside.attribute(IMAGES, target=1).shape == IMAGES.shape
 
 
@@ -301,7 +285,7 @@ def test_copies_and_pickles(clip):
     expected = wrapped.attribute(IMAGES, target=1)
     for twin in (copy.deepcopy(wrapped), pickle.loads(pickle.dumps(wrapped))):
         twin.forward_func.prompts = ["the dog"]
-        assert_same(twin.attribute(IMAGES, target="the dog"), expected)
+        exact(twin.attribute(IMAGES, target="the dog"), expected)
     assert clip.num_outputs == 3
 
 
@@ -313,7 +297,7 @@ def test_the_method_may_be_used_by_another_thread_meanwhile(clip):
         jobs = [[pool.submit(each.attribute, IMAGES, target=1) for _ in range(5)] for each in (method, wrapped)]
     for job, result in zip(jobs, expected, strict=True):
         for each in job:
-            assert_same(each.result(), result)
+            exact(each.result(), result)
 
 
 # Bad input.
