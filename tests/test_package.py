@@ -30,13 +30,10 @@ def test_methods_load_no_model_library():
 
 
 LAYERS = {
-    "cli": {"evaluation", "attr", "metrics", "data", "zoo", "viz", "adapters"},
-    "evaluation": {"attr", "metrics", "data", "zoo", "viz", "adapters"},
+    "cli": {"attr", "zoo", "viz", "adapters"},
     "attr": {"adapters"},
     "zoo": {"adapters"},
     "adapters": set(),
-    "metrics": set(),
-    "data": set(),
     "viz": set(),
 }
 """Folder → the other folders it may import from."""

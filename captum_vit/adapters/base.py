@@ -35,6 +35,7 @@ class Adapter(nn.Module, ABC):
         in_channels: C.
         pooling: how the tokens become one vector.
         has_unread_pooler: whether the model also runs an attention pooler whose result its outputs do not use.
+        casts_images: whether the model itself brings images to its dtype.
         fused_attention_switch: what a user does to have the model call PyTorch's fused attention.
     """
 
@@ -44,6 +45,7 @@ class Adapter(nn.Module, ABC):
     in_channels: int = 3
     pooling: Pooling
     has_unread_pooler: bool = False
+    casts_images: bool = False
     fused_attention_switch: str = "compute attention with torch.nn.functional.scaled_dot_product_attention"
 
     def __init__(self, model: nn.Module) -> None:
@@ -122,7 +124,8 @@ class Adapter(nn.Module, ABC):
 
         Raises:
             TypeError: not a tensor, or a dtype that is not floating point.
-            ValueError: no batch of images, wrong number of channels, NaN or infinity, or a size the model can't take.
+            ValueError: no batch of images, wrong number of channels, another dtype or device than the model's, NaN or
+                infinity, or a size the model can't take.
         """
         if not isinstance(images, Tensor):
             raise TypeError(f"inputs must be a tensor of images (B, C, H, W), got {type(images).__name__}.")
@@ -137,6 +140,14 @@ class Adapter(nn.Module, ABC):
             )
         if images.shape[1] != self.in_channels:
             raise ValueError(f"inputs must have {self.in_channels} channels, got {images.shape[1]}.")
+        weight = next(self.model.parameters(), images)
+        if images.device != weight.device:
+            raise ValueError(f"inputs must be on the model's device {weight.device}, got {images.device}.")
+        if images.dtype != weight.dtype and not (self.casts_images or torch.is_autocast_enabled(images.device.type)):
+            raise ValueError(
+                f"inputs must have the model's dtype {weight.dtype}, got {images.dtype}. Cast them: "
+                f"inputs.to({weight.dtype})."
+            )
         finite = images.isfinite().flatten(1).all(1)
         if not finite.all():
             broken = (~finite).nonzero().squeeze(1).tolist()

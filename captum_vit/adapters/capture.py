@@ -65,7 +65,7 @@ def trace(adapter: Adapter, images: Tensor, *, gradients: bool = False) -> Trace
     """
     capture = AttentionCapture(adapter, gradients=gradients)
     with capture.watch(images, range(len(adapter.blocks))):
-        logits = adapter(images)
+        logits = _checked_logits(adapter, adapter(images))
     assert capture.tokens is not None
     return Trace(logits, capture.tokens, capture.block_records, capture.pooler_record())
 
@@ -88,7 +88,13 @@ def stream_blocks(
     """
     capture = AttentionCapture(adapter, gradients=gradients, visit=visit)
     with capture.watch(images, blocks):
-        logits: Tensor = adapter(images)
+        return _checked_logits(adapter, adapter(images))
+
+
+def _checked_logits(adapter: Adapter, logits: Tensor) -> Tensor:
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] != adapter.num_outputs:
+        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise RuntimeError(f"{adapter.family} must return logits (B, {adapter.num_outputs}), got {got}.")
     return logits
 
 
@@ -187,9 +193,15 @@ class AttentionCapture(TorchFunctionMode):
         scale: float | None = None,
         enable_gqa: bool = False,
     ) -> Tensor:
+        if self.gradients and self.block_records and not torch.is_grad_enabled():
+            raise RuntimeError(
+                f"{self.adapter.family} turns gradients off inside its forward (torch.no_grad) before block "
+                f"{len(self.block_records)}, so the target's gradient would not reach all blocks."
+            )
         if query.ndim != 4 or enable_gqa or is_causal:
             raise RuntimeError(
-                "captured attention must be (batch, heads, tokens, dimension) without grouped or causal heads, got "
+                f"attention of {self.adapter.family} must be (batch, heads, tokens, dimension) without grouped or "
+                "causal heads to be captured, got "
                 f"query {tuple(query.shape)}, enable_gqa={enable_gqa}, is_causal={is_causal}."
             )
         output = F.scaled_dot_product_attention(

@@ -41,6 +41,7 @@ class HuggingFaceAdapter(Adapter):
     fused_attention_switch = "model.set_attn_implementation('sdpa')"
     pooling: Pooling = "class"
     num_prefix_tokens = 1
+    casts_images = True
 
     def __init__(self, model: nn.Module, *, interpolate_pos_encoding: bool = False) -> None:
         super().__init__(model)

@@ -129,6 +129,7 @@ class PromptClassifier(Adapter):
         self.in_channels = tower.in_channels
         self.pooling = tower.pooling
         self.has_unread_pooler = tower.has_unread_pooler
+        self.casts_images = tower.casts_images
         self.fused_attention_switch = tower.fused_attention_switch
         self.embeddings: Tensor
         if embeddings is None:

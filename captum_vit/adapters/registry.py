@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 import torch
 from torch import nn
 
-from captum_vit.adapters.base import Adapter
+from captum_vit.adapters.base import Adapter, Pooling
 
 __all__ = ["adapt", "find_adapter", "known_families", "register_adapter"]
 
@@ -92,8 +92,11 @@ def adapt(model: nn.Module) -> Adapter:
     Raises:
         TypeError: no adapter knows the model, it is compiled, scripted or quantised, or it has two towers and no
             prompts.
+        ValueError: an adapter whose ``pooling`` is none of `Pooling`.
     """
     adapter = find_adapter(model)
+    if adapter.pooling not in get_args(Pooling):
+        raise ValueError(f"pooling of {adapter.family} must be one of {get_args(Pooling)}, got {adapter.pooling!r}.")
     if hasattr(adapter, "encode_prompts"):
         raise TypeError(
             f"{type(adapter.model).__name__} compares images with texts and has no classes of its own. Wrap it: "
@@ -115,20 +118,44 @@ def find_adapter(model: nn.Module) -> Adapter:
     if isinstance(model, Adapter):
         return model
     _refuse_transformed(model)
+    known = _known_class(model)
+    if known is None:
+        raise TypeError(_why_unknown(model))
+    if known in _registered:
+        return _registered[known](model)
+    if type(model).forward is not known.forward:
+        raise TypeError(
+            f"{type(model).__name__} replaces the forward of {known.__name__}, so how its tokens become outputs is not "
+            "known. Write an adapter for it and register it with @register_adapter: docs/how-to/write-an-adapter.md."
+        )
+    module, name = _BUILT_IN[_path(known)]
+    adapter: Adapter = getattr(import_module(module), name)(model)
+    return adapter
+
+
+def _path(model_class: type) -> str:
+    return f"{model_class.__module__}.{model_class.__qualname__}"
+
+
+def _known_class(model: nn.Module) -> type[nn.Module] | None:
+    """The first class of a model, from its own to its bases, that has an adapter."""
+    return next((each for each in type(model).__mro__ if each in _registered or _path(each) in _BUILT_IN), None)
+
+
+def _why_unknown(model: nn.Module) -> str:
+    """Names the reason where there is one, else what could be meant."""
+    unknown = f"no adapter knows {_path(type(model))}"
     for each in type(model).__mro__:
-        if each in _registered:
-            return _registered[each](model)
-        path = f"{each.__module__}.{each.__qualname__}"
-        if path in _BUILT_IN:
-            module, name = _BUILT_IN[path]
-            adapter: Adapter = getattr(import_module(module), name)(model)
-            return adapter
-    names = {each.__name__ for each in type(model).__mro__}
-    reason = next((f": {_REASONS[name]}" for name in _REASONS if name in names), "")
-    raise TypeError(
-        f"no adapter knows {type(model).__name__}{reason}. Known families: {', '.join(known_families())}. "
-        "To add one see docs/how-to/write-an-adapter.md."
-    )
+        if each.__name__ in _REASONS:
+            return f"{unknown}: {_REASONS[each.__name__]}."
+    inside = next((name for name, module in model.named_modules() if name and _known_class(module)), None)
+    if inside is not None:
+        return (
+            f"{unknown}, but its module {inside!r} ({type(model.get_submodule(inside)).__name__}) has one. Explain "
+            "that module, and do what comes before it (a normalisation, for example) to the images first; or write an "
+            "adapter for the whole: docs/how-to/write-an-adapter.md."
+        )
+    return f"{unknown}. Known families: {', '.join(known_families())}. To add one see docs/how-to/write-an-adapter.md."
 
 
 _QUANTISED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torchao", "bitsandbytes", "optimum.quanto")
@@ -157,8 +184,16 @@ def check_state(adapter: Adapter) -> None:
     """Refuses a model that is not in the state in which it predicts.
 
     Raises:
-        RuntimeError: training mode, or gradient checkpointing.
+        TypeError: the model was compiled or quantised since its adapter was made.
+        RuntimeError: training mode, gradient checkpointing, or parameters that were made in inference mode.
     """
+    _refuse_transformed(adapter.model)
+    for name, parameter in adapter.model.named_parameters():
+        if parameter.is_inference():
+            raise RuntimeError(
+                f"parameter {name!r} was made in inference mode and can't take part in a gradient. Create or load the "
+                "model outside torch.inference_mode()."
+            )
     for name, module in adapter.model.named_modules():
         if module.training:
             raise RuntimeError(

@@ -135,7 +135,7 @@ class ViTAttribution(Attribution, ABC):
         """
         if additional_forward_args is not None:
             raise ValueError("additional_forward_args must be None: a vision transformer takes images only.")
-        images = _only_tensor(inputs)
+        images = only_tensor(inputs)
         if resolution not in ("input", "patch"):
             raise ValueError(f"resolution must be 'input' or 'patch', got {resolution!r}.")
         attribution = self._maps(
@@ -151,7 +151,9 @@ class ViTAttribution(Attribution, ABC):
                 attribution = attribution.repeat(1, channels, 1, 1)
         return (attribution,) if isinstance(inputs, tuple) else attribution
 
-    def attribute_targets(self, inputs: Tensor, targets: Targets, *, internal_batch_size: int | None = None) -> Tensor:
+    def attribute_targets(
+        self, inputs: Tensor | tuple[Tensor, ...], targets: Targets, *, internal_batch_size: int | None = None
+    ) -> Tensor:
         """Explains T targets per image with one forward pass for all of them.
 
         Args:
@@ -169,7 +171,7 @@ class ViTAttribution(Attribution, ABC):
             RuntimeError: as `attribute`.
             BlankMapError: as `attribute`, for any of the targets.
         """
-        images = _only_tensor(inputs)
+        images = only_tensor(inputs)
         return self._maps(images, lambda: shared_targets(targets, self.forward_func, len(images)), internal_batch_size)
 
     def _maps(
@@ -208,7 +210,9 @@ class ViTAttribution(Attribution, ABC):
         images = broken.nonzero().squeeze(1).tolist()
         finite = bool(flat.isfinite().all())
         what = "zero everywhere" if finite else "not finite"
-        why = self._why_blank() if finite else "the model's activations or gradients overflow; try float32"
+        why = (
+            self._why_blank() if finite else "there is NaN or infinity in the model's weights, activations or gradients"
+        )
         raise BlankMapError(
             f"{self.name} gives a map that is {what} for image {', '.join(map(str, images))}: {why}.", images
         )
@@ -217,8 +221,8 @@ class ViTAttribution(Attribution, ABC):
         """What makes this method's map vanish."""
         if self.class_specific:
             return (
-                "no positive gradient of the target reaches an attention map. A head whose weights are zero does that "
-                "(torchvision's untrained ViT), and so does an output that no token changes"
+                "no gradient of the target that counts for the method reaches an attention map. A head whose weights "
+                "are zero does that (torchvision's untrained ViT), and so does an output that no token changes"
             )
         return "no relevance arrives at the patch tokens"
 
@@ -240,7 +244,12 @@ def upsample(maps: Tensor, size: tuple[int, int], covered: tuple[int, int] | Non
     return F.pad(upsampled, (0, size[1] - width, 0, size[0] - height))
 
 
-def _only_tensor(inputs: Tensor | tuple[Tensor, ...]) -> Tensor:
+def only_tensor(inputs: Tensor | tuple[Tensor, ...]) -> Tensor:
+    """The images in a tensor or a 1-tuple.
+
+    Raises:
+        ValueError: a tuple of another length.
+    """
     if isinstance(inputs, tuple):
         if len(inputs) != 1:
             raise ValueError(f"inputs must be one tensor of images, got a tuple of {len(inputs)}.")

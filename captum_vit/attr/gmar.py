@@ -157,8 +157,8 @@ def _check_options(
         raise ValueError(f"norm must be 'l1' or 'l2', got {norm!r}.")
     if weight_scope not in ("block", "model"):
         raise ValueError(f"weight_scope must be 'block' or 'model', got {weight_scope!r}.")
-    if not residual >= 0:
-        raise ValueError(f"residual must be at least 0, got {residual}.")
+    if not 0 <= residual < float("inf"):
+        raise ValueError(f"residual must be finite and at least 0, got {residual}.")
     if form not in ("recursion", "product"):
         raise ValueError(f"form must be 'recursion' or 'product', got {form!r}.")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from captum_vit.adapters.attention import AttentionLike, AttentionRecord, query_chunks, rows_of
 from captum_vit.adapters.capture import stream_blocks, trace, trace_readout
-from captum_vit.attr.base import ViTAttribution
+from captum_vit.attr.base import ViTAttribution, only_tensor
 from captum_vit.attr.gradients import attention_gradients
 from captum_vit.attr.targets import Target, single_targets
 
@@ -74,6 +75,7 @@ class LeGrad(ViTAttribution):
             poolers.
 
     Raises:
+        TypeError: blocks that are no list of integers.
         ValueError: no block, or one that does not exist.
     """
 
@@ -94,7 +96,9 @@ class LeGrad(ViTAttribution):
     ) -> None:
         super().__init__(model)
         depth = len(self.forward_func.blocks)
-        chosen = list(range(depth) if blocks is None else blocks)
+        if isinstance(blocks, int):
+            raise TypeError(f"blocks must be a list of indices, got {blocks}; write [{blocks}].")
+        chosen = [operator.index(index) for index in (range(depth) if blocks is None else blocks)]
         for index in chosen:
             if not -depth <= index < depth:
                 raise ValueError(f"blocks must be in [{-depth}, {depth - 1}], got {index}.")
@@ -107,7 +111,7 @@ class LeGrad(ViTAttribution):
         self.final_norm = final_norm
 
     def attribute_blocks(
-        self, inputs: Tensor, target: Target = None, *, internal_batch_size: int | None = None
+        self, inputs: Tensor | tuple[Tensor, ...], target: Target = None, *, internal_batch_size: int | None = None
     ) -> Tensor:
         """The map of each block by itself (the paper's figure 5); their mean over blocks is `attribute`'s map.
 
@@ -119,13 +123,14 @@ class LeGrad(ViTAttribution):
         Returns:
             Raw maps of the chosen blocks, first to last, (B, L, 1, gh, gw).
         """
+        images = only_tensor(inputs)
 
         def one_target(images: Tensor, targets: Tensor) -> Tensor:
             return self._per_block(images, targets)[:, 0]  # (B, L, N)
 
         return self._maps(
-            inputs,
-            lambda: single_targets(target, self.forward_func, len(inputs), optional=False),
+            images,
+            lambda: single_targets(target, self.forward_func, len(images), optional=False),
             internal_batch_size,
             one_target,
         )

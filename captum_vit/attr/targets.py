@@ -56,6 +56,8 @@ def shared_targets(targets: Targets, adapter: Adapter, batch: int) -> Tensor:
 
 
 def _indices(target: int | str | Sequence[int] | Sequence[str] | Tensor, adapter: Adapter) -> Tensor:
+    if hasattr(target, "__array__") and not isinstance(target, Tensor):
+        target = torch.as_tensor(target)  # of NumPy
     if isinstance(target, Tensor):
         if target.is_floating_point() or target.dtype == torch.bool:
             raise TypeError(f"target must hold integers, got {target.dtype}.")
@@ -75,6 +77,8 @@ def _indices(target: int | str | Sequence[int] | Sequence[str] | Tensor, adapter
 def _index(target: object, adapter: Adapter) -> int:
     if isinstance(target, str):
         return adapter.target_index(target)
+    if isinstance(target, tuple) and len(target) == 1:  # Captum's form for outputs (B, K)
+        return _index(target[0], adapter)
     if isinstance(target, Tensor) and target.numel() == 1 and not target.is_floating_point():
         return int(target)
     if isinstance(target, bool) or not hasattr(target, "__index__"):

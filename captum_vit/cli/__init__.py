@@ -6,9 +6,11 @@ Model libraries and PyTorch are imported inside the commands, so that ``captum-v
 from __future__ import annotations
 
 import logging
+from typing import Annotated
 
 import typer
 
+from captum_vit import __version__
 from captum_vit.cli.doctor import doctor
 from captum_vit.cli.explain import explain
 from captum_vit.cli.methods import list_methods
@@ -16,7 +18,6 @@ from captum_vit.cli.methods import list_methods
 __all__ = ["app", "main"]
 
 app = typer.Typer(
-    help="Attribution methods for vision transformers: timm, Hugging Face, OpenCLIP, torchvision.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -25,6 +26,21 @@ app = typer.Typer(
 app.command()(explain)
 app.command("list")(list_methods)
 app.command()(doctor)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"captum-vit {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
+    """Attribution methods for vision transformers: timm, Hugging Face, OpenCLIP, torchvision."""
 
 
 def main() -> None:

@@ -22,7 +22,9 @@ DEFAULT_MODEL = "timm:vit_base_patch16_224"
 
 
 def explain(
-    images: Annotated[list[str], typer.Argument(help="Image files, or skimage:chelsea, astronaut, coffee.")],
+    images: Annotated[
+        list[str], typer.Argument(help="Image files, or skimage:chelsea, astronaut, coffee.", metavar="IMAGES...")
+    ],
     model: Annotated[
         str | None,
         typer.Option(

@@ -38,18 +38,24 @@ def load(identifier: str, request: Request) -> LoadedModel:
         raise FileNotFoundError(f"model must be a folder or a name on the hub, got {identifier!r}, which is no folder.")
     published = request.pretrained and request.checkpoint is None
     with hub(needed=not Path(identifier).is_dir()) as reachable, random_weights(request.seed):
-        try:
-            config = transformers.AutoConfig.from_pretrained(identifier)
-            processor = transformers.AutoImageProcessor.from_pretrained(identifier)
-            model_class = _model_class(config)
-            if published:
-                model, report = model_class.from_pretrained(
-                    identifier, config=config, dtype=torch.float32, output_loading_info=True
-                )
-            else:
-                model, report = _from_config(model_class, config), {}
-        except OSError as error:
-            raise WeightsUnavailableError(name, cause_of(error, reachable=reachable)) from error
+
+        def loaded(what: str, load: Callable[[], Any]) -> Any:
+            try:
+                return load()
+            except OSError as error:
+                raise WeightsUnavailableError(name, cause_of(error, reachable=reachable), what) from error
+
+        config = loaded("configuration", lambda: transformers.AutoConfig.from_pretrained(identifier))
+        processor = loaded(
+            "preprocessor configuration", lambda: transformers.AutoImageProcessor.from_pretrained(identifier)
+        )
+        model_class = _model_class(config)
+        options = {"config": config, "dtype": torch.float32, "output_loading_info": True}
+        model, report = (
+            loaded("pretrained weights", lambda: model_class.from_pretrained(identifier, **options))
+            if published
+            else (_from_config(model_class, config), {})
+        )
     missing = sorted(report.get("missing_keys", ()))
     if missing:
         raise ValueError(
@@ -148,5 +154,5 @@ def _tokenizer(identifier: str) -> Any:
             return transformers.AutoTokenizer.from_pretrained(identifier)
         except OSError as error:
             raise WeightsUnavailableError(
-                f"the tokenizer of hf:{identifier}", cause_of(error, reachable=reachable)
+                f"hf:{identifier}", cause_of(error, reachable=reachable), "tokenizer"
             ) from error

@@ -46,7 +46,8 @@ def load(identifier: str, request: Request) -> LoadedModel:
         except (OSError, RuntimeError) as error:  # OpenCLIP turns a failed download into a RuntimeError
             if not published and isinstance(error, RuntimeError):
                 raise
-            raise WeightsUnavailableError(name, cause_of(error, reachable=reachable)) from error
+            what = "pretrained weights" if published else "configuration"
+            raise WeightsUnavailableError(name, cause_of(error, reachable=reachable), what) from error
     if request.pretrained and request.image_size is not None:
         _check_positions(architecture, request.image_size)
     if checkpoint is not None:
@@ -149,8 +150,11 @@ def _pair(size: int | Sequence[int]) -> tuple[int, int]:
 
 
 def _tokenizer(architecture: str, name: str) -> Any:
-    with hub() as reachable:
+    comes_with_open_clip = not architecture.startswith(_SCHEMES) and (
+        "hf_tokenizer_name" not in open_clip.get_model_config(architecture)["text_cfg"]
+    )
+    with hub(needed=not comes_with_open_clip) as reachable:
         try:
             return open_clip.get_tokenizer(architecture)
         except OSError as error:
-            raise WeightsUnavailableError(f"the tokenizer of {name}", cause_of(error, reachable=reachable)) from error
+            raise WeightsUnavailableError(name, cause_of(error, reachable=reachable), "tokenizer") from error

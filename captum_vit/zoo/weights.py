@@ -25,14 +25,22 @@ _UNREADABLE = (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, Valu
 
 
 class WeightsUnavailableError(RuntimeError):
-    """Pretrained weights that can't be had: no network and no cached copy, or none were published."""
+    """What a model is made from can't be had: no network and no cached copy, or it was not published.
 
-    def __init__(self, name: str, cause: str) -> None:
-        super().__init__(
-            f"the pretrained weights of {name} can't be had: {cause.rstrip('.')}. Give a local file (checkpoint=FILE, "
-            "--checkpoint FILE), take random weights (weights='untrained', --untrained), or connect once so that they "
-            "are cached."
+    Args:
+        name: the model's name.
+        cause: why, in one line.
+        what: what is missing; the remedy depends on whether it is the weights.
+    """
+
+    def __init__(self, name: str, cause: str, what: str = "pretrained weights") -> None:
+        remedy = (
+            "Give a local file (checkpoint=FILE, --checkpoint FILE), take random weights (weights='untrained', "
+            "--untrained), or connect once so that they are cached."
+            if what == "pretrained weights"
+            else "Connect once so that it is cached, or name a local folder that holds it."
         )
+        super().__init__(f"the {what} of {name} can't be had: {cause.rstrip('.')}. {remedy}")
         self.name = name
         self.cause = cause
 

@@ -178,5 +178,5 @@ def test_image_towers_without_an_adapter_are_refused():
     with pytest.raises(TypeError, match=r"the image tower ModifiedResNet of CLIP: it is no vision transformer"):
         find_adapter(tiny_clip(layers=[1, 1, 1, 1], width=32, patch_size=None))
     swin = {"timm_model_name": "swin_tiny_patch4_window7_224", "timm_model_pretrained": False, "image_size": 224}
-    with pytest.raises(TypeError, match=r"no adapter knows SwinTransformer: it attends inside windows"):
+    with pytest.raises(TypeError, match=r"no adapter knows \S+\.SwinTransformer: it attends inside windows"):
         find_adapter(open_clip.CLIP(24, swin, {"width": 32, "heads": 2, "layers": 1, "vocab_size": 99}))

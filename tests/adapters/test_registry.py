@@ -174,12 +174,14 @@ REFUSED = {
 def test_models_without_global_attention_are_refused_with_the_reason(name):
     build, reason = REFUSED[name]
     class_name = name.rpartition(" ")[2]
-    with pytest.raises(TypeError, match=rf"no adapter knows {class_name}: {reason}.*Known families: .*timm Eva"):
+    with pytest.raises(TypeError, match=rf"no adapter knows \S+\.{class_name}: {reason}"):
         adapt(build())
 
 
 def test_unknown_model_is_refused_with_the_way_to_add_it():
-    with pytest.raises(TypeError, match=r"no adapter knows OwnViT\. Known .* see docs/how-to/write-an-adapter\.md"):
+    with pytest.raises(
+        TypeError, match=r"no adapter knows \S+\.OwnViT\. Known .* see docs/how-to/write-an-adapter\.md"
+    ):
         adapt(OwnViT())
     with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module, got str"):
         adapt("vit_base_patch16_224")

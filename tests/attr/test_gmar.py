@@ -100,7 +100,7 @@ def test_method_takes_the_gradients_of_the_attention_maps(vit, images, target, o
     [
         ({"norm": "l3"}, "norm must be 'l1' or 'l2', got 'l3'"),
         ({"weight_scope": "head"}, "weight_scope must be 'block' or 'model', got 'head'"),
-        ({"residual": -1.0}, r"residual must be at least 0, got -1\.0"),
+        ({"residual": -1.0}, r"residual must be finite and at least 0, got -1\.0"),
         ({"form": "sum"}, "form must be 'recursion' or 'product', got 'sum'"),
     ],
 )

@@ -68,7 +68,10 @@ def test_models_with_two_towers_need_no_prompts(tmp_path):
 def test_models_that_are_not_supported_end_with_1():
     result = run("timm:test_resnet", "--untrained")
     assert result.exit_code == 1
-    assert "timm:test_resnet can't be explained: no adapter knows ResNet: it is a convolutional" in result.stderr
+    assert (
+        "timm:test_resnet can't be explained: no adapter knows timm.models.resnet.ResNet: it is a convolutional"
+        in result.stderr
+    )
 
 
 def test_names_and_options_that_make_no_sense_end_with_2():

@@ -272,7 +272,9 @@ def test_a_named_model_without_weights_ends_with_2(photo, tmp_path, model, messa
 def test_models_that_cant_be_explained_end_with_2(photo, tmp_path):
     result = run(photo, "--model", "timm:test_resnet", "--untrained", "-o", tmp_path / "out")
     assert result.exit_code == 2
-    assert "no adapter knows ResNet: it is a convolutional network" in " ".join(result.stderr.split())
+    assert "no adapter knows timm.models.resnet.ResNet: it is a convolutional network" in " ".join(
+        result.stderr.split()
+    )
     result = run(photo, "--model", "timm:vit_small_patch16_dinov3", "--untrained", "-o", tmp_path / "out")
     assert result.exit_code == 2
     assert "has no classifier; name one of its 384 features" in " ".join(result.stderr.split())
