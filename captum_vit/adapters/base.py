@@ -143,16 +143,16 @@ class Adapter(nn.Module, ABC):
         weight = next(self.model.parameters(), images)
         if images.device != weight.device:
             raise ValueError(f"inputs must be on the model's device {weight.device}, got {images.device}.")
-        if images.dtype != weight.dtype and not (self.casts_images or torch.is_autocast_enabled(images.device.type)):
-            raise ValueError(
-                f"inputs must have the model's dtype {weight.dtype}, got {images.dtype}. Cast them: "
-                f"inputs.to({weight.dtype})."
-            )
         finite = images.isfinite().flatten(1).all(1)
         if not finite.all():
             broken = (~finite).nonzero().squeeze(1).tolist()
             raise ValueError(f"inputs must be finite, got NaN or infinity in image {', '.join(map(str, broken))}.")
         self.grid(*images.shape[-2:])
+        if images.dtype != weight.dtype and not (self.casts_images or torch.is_autocast_enabled(images.device.type)):
+            raise ValueError(
+                f"inputs must have the model's dtype {weight.dtype}, got {images.dtype}. Cast them: "
+                f"inputs.to({weight.dtype})."
+            )
 
     def _fixed_grid(
         self, size: tuple[int, int], height: int, width: int, grid: tuple[int, int], remedy: str

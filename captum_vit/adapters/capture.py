@@ -8,7 +8,6 @@ threads, say which block a call belongs to.
 
 from __future__ import annotations
 
-import inspect
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -31,7 +30,6 @@ Visit = Callable[[int, AttentionRecord, Tensor], None]
 
 _ATTRIBUTE_ACCESS = ("__get__", "__set__", "__delete__")
 _VIEW_PROPERTIES = [getattr(Tensor, name).__get__ for name in ("T", "mT", "H", "mH")]
-_MULTI_HEAD_SIGNATURE = inspect.signature(F.multi_head_attention_forward)
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,7 +177,7 @@ class AttentionCapture(TorchFunctionMode):
             if func is F.scaled_dot_product_attention:
                 return self._attention(*args, **kwargs)
             if func is F.multi_head_attention_forward:
-                return self._multi_head_attention(**_MULTI_HEAD_SIGNATURE.bind(*args, **kwargs).arguments)
+                return self._multi_head_attention(*args, **kwargs)
         return func(*args, **kwargs)
 
     def _attention(
@@ -307,33 +305,40 @@ class AttentionCapture(TorchFunctionMode):
         return (output[0].detach(), *output[1:]) if isinstance(output, tuple) else output.detach()
 
     def _only_block_record(self, index: int, tokens: Tensor) -> AttentionRecord:
-        name = f"block {index} ({self.adapter.block_name(index)})"
         if not self._calls:
             raise RuntimeError(
-                f"{name} of {self.adapter.family} made no call of fused attention, so its attention can't be captured. "
-                f"{_sentence(self.adapter.fused_attention_switch)}"
+                f"{self._named(index)} of {self.adapter.family} made no call of fused attention, so its attention "
+                f"can't be captured. {_sentence(self.adapter.fused_attention_switch)}"
             )
         if len(self._calls) > 1:
-            raise RuntimeError(f"{name} made {len(self._calls)} attention calls; blocks with one are supported.")
+            raise RuntimeError(
+                f"{self._named(index)} made {len(self._calls)} attention calls; blocks with one are supported."
+            )
         if tokens.shape[1] != self._num_tokens:
             raise RuntimeError(
-                f"{name} returned {tokens.shape[1]} tokens, but {self.adapter.num_prefix_tokens} prefix tokens and the "
-                f"patch grid of {self.adapter.family} make {self._num_tokens}."
+                f"{self._named(index)} returned {tokens.shape[1]} tokens, but {self.adapter.num_prefix_tokens} prefix "
+                f"tokens and the patch grid of {self.adapter.family} make {self._num_tokens}."
             )
         record = self._calls[0]
         batch, _, queries, keys = record.shape
         if (batch, queries, keys) != (tokens.shape[0], tokens.shape[1], tokens.shape[1]):
             raise RuntimeError(
-                f"{name} attends from {queries} to {keys} tokens in batches of {batch}, but returns {tokens.shape[1]} "
-                f"tokens in batches of {tokens.shape[0]}: window attention is not supported."
+                f"{self._named(index)} attends from {queries} to {keys} tokens in batches of {batch}, but returns "
+                f"{tokens.shape[1]} tokens in batches of {tokens.shape[0]}: window attention is not supported."
             )
         return record
+
+    def _named(self, index: int) -> str:
+        return f"block {index} ({self.adapter.block_name(index)})"
 
 
 def _constant(value: Any) -> Any:
     """The value with parameters, also in lists and tuples (``torch.cat``), detached."""
-    if type(value) in (list, tuple):
-        return type(value)(map(_constant, value))
+    kind = type(value)
+    if kind in (list, tuple):
+        return kind(map(_constant, value))
+    if kind is Tensor or not isinstance(value, Tensor):
+        return value  # most arguments, and isinstance(value, nn.Parameter) is slow
     return value.detach() if isinstance(value, nn.Parameter) and value.requires_grad else value
 
 
