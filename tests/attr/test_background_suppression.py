@@ -338,7 +338,7 @@ def test_a_map_that_is_suppressed_altogether_says_so(clip, internal_batch_size):
 def test_a_map_that_was_blank_before_is_the_methods_own_error(clip):
     images = torch.zeros(2, 3, 32, 32, dtype=torch.float64)
     images[0, :, 8, 8] = 1.0
-    with pytest.raises(BlankMapError, match=r"^Drawn gives a map that is zero everywhere for image 1: no positive"):
+    with pytest.raises(BlankMapError, match=r"^Drawn gives a map that is zero everywhere for image 1: no gradient"):
         BackgroundSuppression(Drawn(clip)).attribute(images, target=0)
 
 
