@@ -1,4 +1,4 @@
-"""The command line, ``captum-vit``: explain images, list the methods, examine a model.
+"""The command line, ``captum-vit``: a demo, explain images, list the methods, examine a model.
 
 Model libraries and PyTorch are imported inside the commands, so that ``captum-vit --help`` answers at once.
 """
@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from captum_vit import __version__
+from captum_vit.cli.demo import demo
 from captum_vit.cli.doctor import doctor
 from captum_vit.cli.explain import explain
 from captum_vit.cli.methods import list_methods
@@ -23,6 +24,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+app.command()(demo)
 app.command()(explain)
 app.command("list")(list_methods)
 app.command()(doctor)

@@ -18,18 +18,29 @@ if TYPE_CHECKING:
 
 __all__ = ["explain"]
 
-DEFAULT_MODEL = "timm:vit_base_patch16_224"
+DEFAULT_CLASSIFIER, DEFAULT_TEXT_MODEL = "scenes:vit", "scenes:clip"
 
 
 def explain(
     images: Annotated[
-        list[str], typer.Argument(help="Image files, or skimage:chelsea, astronaut, coffee.", metavar="IMAGES...")
-    ],
+        list[str] | None,
+        typer.Argument(help="Image files, or skimage:chelsea, astronaut, coffee.", metavar="IMAGES..."),
+    ] = None,
+    scene: Annotated[
+        list[int] | None,
+        typer.Option(
+            help="Number of a synthetic scene, whose objects are known and outlined; repeatable. Without --target or "
+            "--prompt each of its objects is explained.",
+            metavar="NUMBER",
+            min=0,
+        ),
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(
-            help="timm:NAME, open_clip:ARCHITECTURE/TAG-or-FILE, hf:NAME-or-FOLDER or torchvision:NAME. "
-            f"Without it {DEFAULT_MODEL}, with random weights if its own can't be had."
+            help="timm:NAME, open_clip:ARCHITECTURE/TAG-or-FILE, hf:NAME-or-FOLDER, torchvision:NAME, or scenes:vit, "
+            "scenes:clip, scenes:siglip, which come with the package. "
+            f"Without it {DEFAULT_CLASSIFIER}, or with --prompt {DEFAULT_TEXT_MODEL}."
         ),
     ] = None,
     method: Annotated[str, typer.Option(help="Methods, separated by commas; see captum-vit list.")] = "legrad",
@@ -52,7 +63,7 @@ def explain(
     ] = Path("out"),
     seed: Annotated[int, typer.Option(help="Seed of random weights.")] = 0,
 ) -> None:
-    """Explain IMAGES: write NAME.png (overlays) and NAME.npz (raw maps on the patch grid) for each.
+    """Explain IMAGES or scenes: write NAME.png (overlays) and NAME.npz (raw maps on the patch grid) for each.
 
     An image that can't be read or explained is reported, the others go on, and the exit code is 1. Exit code 2: nothing
     could be done with these options.
@@ -61,20 +72,27 @@ def explain(
         refuse("can't go together with --checkpoint.", "--untrained")
     if target and prompt:
         refuse("can't go together with --prompt: a model has either classes or prompts.", "--target")
+    if not images and not scene:
+        refuse("name at least one image file, or a scene with --scene 7.", "IMAGES")
     side, names = image_size(size), method_names(method)
+    specs = [*(images or []), *(f"scene:{number}" for number in scene or [])]
     try:
         checked_device(device)
-        weights: Weights = "untrained" if untrained else "auto" if model is None else "pretrained"
-        loaded = _load(model or DEFAULT_MODEL, weights, checkpoint, side, seed)
+        if model is None:
+            model = DEFAULT_TEXT_MODEL if prompt else DEFAULT_CLASSIFIER
+            typer.echo(f"No --model: {model}, trained on synthetic scenes of coloured shapes.", err=True)
+        loaded = _load(model, "untrained" if untrained else "pretrained", checkpoint, side, seed)
         loaded.model.to(device)
-        adapter = _adapter(loaded, prompt, template, target)
-        job = _job(loaded, adapter, names, target, device, output, seed)
-        failed = _run(job, images)
+        adapter = _adapter(loaded, prompt or _names_in(specs, loaded), template, target)
+        if prompt:
+            _notice_unknown_words(loaded, prompt)
+        job = _job(loaded, adapter, names, target, bool(prompt), device, output, seed)
+        failed = _run(job, specs)
     except KeyboardInterrupt as error:
         typer.echo(f"Interrupted. What was finished is in {output}.", err=True)
         raise typer.Exit(130) from error
     if failed:
-        typer.echo(f"{len(failed)} of {len(images)} images had problems:", err=True)
+        typer.echo(f"{len(failed)} of {len(specs)} images had problems:", err=True)
         for problem in failed:
             typer.echo(f"  {problem}", err=True)
         raise typer.Exit(1)
@@ -88,9 +106,32 @@ def _load(name: str, weights: Weights, checkpoint: Path | None, side: tuple[int,
     except (ValueError, FileNotFoundError, WeightsUnavailableError) as error:
         refuse(str(error), "--model")
     if not loaded.pretrained:
-        cause = "" if loaded.missing_weights is None else f" ({loaded.missing_weights})"
-        typer.echo(f"UNTRAINED WEIGHTS for {name}{cause}: the maps show nothing that was learned.", err=True)
+        typer.echo(f"UNTRAINED WEIGHTS for {name}: the maps show nothing that was learned.", err=True)
     return loaded
+
+
+def _names_in(specs: list[str], loaded: LoadedModel) -> list[str]:
+    """What a model that reads texts is asked when there is no prompt: the objects of the scenes, if all are scenes."""
+    from captum_vit.zoo import load_scene
+
+    if loaded.load_tokenizer is None or not all(each.startswith("scene:") for each in specs):
+        return []
+    try:
+        return list(dict.fromkeys(each.phrase for spec in specs for each in load_scene(spec).objects))
+    except ValueError as error:
+        refuse(str(error), "--scene")
+
+
+def _notice_unknown_words(loaded: LoadedModel, prompts: list[str]) -> None:
+    if loaded.unknown_words is None:
+        return
+    unknown = list(dict.fromkeys(word for prompt in prompts for word in loaded.unknown_words(prompt)))
+    if unknown:
+        typer.echo(
+            f"{loaded.name} never saw the words {', '.join(map(repr, unknown))}: they mean nothing to it. It knows "
+            "prompts such as 'a photo of a red star'.",
+            err=True,
+        )
 
 
 def _adapter(
@@ -122,6 +163,7 @@ def _job(
     adapter: Adapter,
     names: list[str],
     targets: list[str] | None,
+    prompted: bool,
     device: str,
     output: Path,
     seed: int,
@@ -131,7 +173,7 @@ def _job(
     from captum_vit.cli.job import Job
 
     if isinstance(adapter, PromptClassifier):
-        indices: list[int] | None = list(range(adapter.num_outputs))
+        indices: list[int] | None = list(range(adapter.num_outputs)) if prompted else None
     elif targets:
         indices = list(dict.fromkeys(class_index(each, loaded, adapter.num_outputs) for each in targets))
     elif loaded.outputs == "features":

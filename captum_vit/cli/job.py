@@ -10,16 +10,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from captum_vit.adapters import Adapter, PromptClassifier
 from captum_vit.attr import BlankMapError, ViTAttribution, upsample
+from captum_vit.data import with_article
 from captum_vit.viz import figure
-from captum_vit.zoo import LoadedModel, load_image
+from captum_vit.zoo import LoadedModel, load_image, load_scene
 
 __all__ = ["Job", "Outcome", "explain_image", "result_stems"]
 
-_LIBRARIES = {"timm": "timm", "open_clip": "open_clip_torch", "hf": "transformers", "torchvision": "torchvision"}
+_PACKAGES = ("captum-vit", "torch", "torchvision", "timm", "transformers", "open_clip_torch")
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Job:
         loaded: the model with its preprocessing.
         adapter: the classifier that is explained, on ``device``.
         methods: by command-line name.
-        targets: output indices; None for the predicted class.
+        targets: output indices; None for the objects of a scene, and the predicted class of another image.
         device: where the model is.
         output: folder of the results.
         seed: of random weights.
@@ -61,7 +64,7 @@ def result_stems(images: Sequence[str], output: Path) -> list[str]:
     inputs = {Path(image).resolve() for image in images}
     stems: list[str] = []
     for image in images:
-        base = Path(image.rpartition(":")[2] if image.startswith("skimage:") else image).stem
+        base = image.replace(":", "-") if image.startswith("scene:") else Path(image.removeprefix("skimage:")).stem
         stem, number = base, 1
         while stem.casefold() in {each.casefold() for each in stems} or _paths(output, stem) & inputs:
             number += 1
@@ -88,7 +91,8 @@ def explain_image(job: Job, spec: str, stem: str) -> Outcome:
         return outcome
     with torch.no_grad():
         logits = job.adapter(pixels)[0]  # (K,)
-    targets = [int(logits.argmax())] if job.targets is None else job.targets
+    masks = _object_masks(job, spec)
+    targets = job.targets if job.targets is not None else list(masks) or [int(logits.argmax())]
     maps: dict[str, Tensor] = {}  # (T, 1, gh, gw) each
     for name, method in job.methods.items():
         try:
@@ -98,8 +102,8 @@ def explain_image(job: Job, spec: str, stem: str) -> Outcome:
     labels = [_label(job, target) for target in targets]
     scores = logits[targets].float().cpu()
     if maps:
-        _save(job, spec, stem, pixels[0], maps, targets, labels, scores)
-    predicted = "predicted " if job.targets is None else ""
+        _save(job, spec, stem, pixels[0], maps, targets, labels, scores, masks)
+    predicted = "predicted " if job.targets is None and not masks else ""
     what = "; ".join(f"{predicted}{label} (logit {score:.2f})" for label, score in zip(labels, scores, strict=True))
     where = f" -> {job.output / stem}.png, .npz" if maps else ""
     outcome.lines.append(f"{spec}: {what}{where}")
@@ -113,6 +117,22 @@ def _label(job: Job, target: int) -> str:
     return str(target) if names is None else f"{target} {names[target]}"
 
 
+def _object_masks(job: Job, spec: str) -> dict[int, NDArray[np.bool_]]:
+    """The masks (H, W) of a scene's objects by the output that names them, as the model's preprocessing places them."""
+    if not spec.startswith("scene:"):
+        return {}
+    if isinstance(job.adapter, PromptClassifier):
+        outputs = {prompt: index for index, prompt in enumerate(job.adapter.prompts)}
+    else:
+        outputs = {with_article(name): index for index, name in enumerate(job.loaded.class_names or ())}
+    masks = {}
+    for each in load_scene(spec).objects:
+        if each.phrase in outputs:
+            picture = Image.fromarray(255 * each.mask.byte().numpy()).convert("RGB")
+            masks[outputs[each.phrase]] = (job.loaded.denormalise(job.loaded.preprocess(picture))[0] > 0.5).numpy()
+    return masks
+
+
 def _save(
     job: Job,
     spec: str,
@@ -122,9 +142,11 @@ def _save(
     targets: list[int],
     labels: list[str],
     scores: Tensor,
+    masks: dict[int, NDArray[np.bool_]],
 ) -> None:
     image = job.loaded.denormalise(pixels.float()).permute(1, 2, 0).numpy()  # (H, W, 3)
-    library = _LIBRARIES[job.loaded.name.partition(":")[0]]
+    nothing = np.zeros(image.shape[:2], dtype=bool)
+    outlined = np.stack([masks.get(target, nothing) for target in targets])  # (T, H, W)
     np.savez_compressed(
         job.output / f"{stem}.npz",
         maps=torch.stack(list(maps.values()))[:, :, 0].numpy(),  # (methods, T, gh, gw), raw
@@ -134,11 +156,12 @@ def _save(
         logits=scores.numpy(),
         grid=np.array(job.adapter.grid(*job.loaded.image_size)),
         image=(image * 255).round().astype(np.uint8),
+        masks=outlined,
         source=np.array(spec),
         model=np.array(job.loaded.name),
         pretrained=np.array(job.loaded.pretrained),
         seed=np.array(job.seed),
-        versions=np.array(json.dumps({each: version(each) for each in ("captum-vit", "torch", library)})),
+        versions=np.array(json.dumps({each: version(each) for each in _PACKAGES})),
     )
     size = (image.shape[0], image.shape[1])
     covered = job.adapter.covered(*size)
@@ -146,6 +169,7 @@ def _save(
         image,
         {job.methods[name].get_name(): upsample(each, size, covered)[:, 0].numpy() for name, each in maps.items()},
         rows=[f"{label}\nlogit {score:.2f}" for label, score in zip(labels, scores, strict=True)],
+        masks=outlined,
         signed=[method.get_name() for method in job.methods.values() if method.signed],
         title=f"{job.loaded.name} on {Path(spec).name}",
         notice=None if job.loaded.pretrained else "UNTRAINED WEIGHTS: these maps mean nothing",

@@ -1,22 +1,25 @@
-"""Many maps of one image in one figure."""
+"""Many maps in one figure."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Collection, Mapping, Sequence
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
+from captum_vit.viz.outlines import outline
 from captum_vit.viz.overlays import SIGNED_COLOURS, UNSIGNED_COLOURS, Array, overlay
 
 __all__ = ["figure"]
 
-_CELL, _GAP, _LINE = 2.4, 0.08, 0.18
-"""Inches: longer side of a picture, space between pictures, height of a line of text."""
+_GAP, _LINE = 0.08, 0.18
+"""Inches: space between pictures, height of a line of text."""
 
 
 def figure(
@@ -24,36 +27,42 @@ def figure(
     maps: Mapping[str, Array],
     *,
     rows: Sequence[str],
+    masks: NDArray[np.bool_] | None = None,
     signed: Collection[str] = (),
     title: str | None = None,
     notice: str | None = None,
+    cell: float = 2.4,
 ) -> Figure:
     """A grid of overlays: one row per target or prompt, the image first, then one column per method.
 
     Every map is scaled by itself (`normalise`): colours can't be compared between pictures, as the bars below say.
 
     Args:
-        image: what the model was shown, (H, W, 3) in [0, 1].
+        image: what the model was shown, (H, W, 3) in [0, 1]; or one such image per row, (T, H, W, 3).
         maps: for each method, by name, the maps of all rows at the image's resolution, (T, H, W).
         rows: what each row explains, T texts.
+        masks: (T, H, W) what is outlined in each row; nothing where a mask is empty.
         signed: names of the methods whose relevance can be negative; they get diverging colours.
         title: a line above the grid.
         notice: a warning above it, in bold: that weights are random, for example.
+        cell: longer side of a picture, in inches.
 
     Returns:
         A matplotlib figure with a canvas of its own: ``figure.savefig("maps.png")``.
 
     Raises:
-        ValueError: no method or no row, or maps whose number or size does not fit the rows and the image.
+        ValueError: no method or no row, or images, maps or masks whose number or size does not fit the rows.
     """
     if not maps or not rows:
         raise ValueError(f"maps and rows must not be empty, got {len(maps)} methods and {len(rows)} rows.")
-    for name, each in maps.items():
-        if each.shape != (len(rows), *image.shape[:2]):
-            raise ValueError(
-                f"maps of {name!r} must be (rows, H, W) = {(len(rows), *image.shape[:2])}, got {each.shape}."
-            )
-    height, width = (_CELL * side / max(image.shape[:2]) for side in image.shape[:2])
+    images = image if image.ndim == 4 else np.broadcast_to(image, (len(rows), *image.shape))
+    size = images.shape[1:3]
+    if len(images) != len(rows):
+        raise ValueError(f"image must be one, or one for each of the {len(rows)} rows, got {len(images)}.")
+    for name, each in maps.items() if masks is None else (*maps.items(), ("masks", masks)):
+        if each.shape != (len(rows), *size):
+            raise ValueError(f"maps of {name!r} must be (rows, H, W) = {(len(rows), *size)}, got {each.shape}.")
+    height, width = (cell * side / max(size) for side in size)
     labels = [_wrapped(row, round(height * 12)) for row in rows]
     left = _LINE * (1 + max(label.count("\n") + 1 for label in labels))
     across, down = width + _GAP, height + _GAP
@@ -77,7 +86,9 @@ def figure(
             _bar(made, place(x + 0.1 * width, 0.6 * bottom, 0.8 * width, 0.07), signed=name in signed)
         for row, label in enumerate(labels):
             axes = place(x, bottom + down * (len(rows) - 1 - row), width, height)
-            _picture(axes, overlay(image, maps[name][row], signed=name in signed) if column else image)
+            _picture(axes, overlay(images[row], maps[name][row], signed=name in signed) if column else images[row])
+            if masks is not None:
+                outline(axes, masks[row])
             if not column:
                 axes.set_ylabel(label, fontsize=9, parse_math=False)
     highest = 1 - 0.5 * _LINE / total_height

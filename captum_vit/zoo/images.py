@@ -1,13 +1,16 @@
-"""Images from files, and the photographs that come with scikit-image."""
+"""Images from files, synthetic scenes, and the photographs that come with scikit-image."""
 
 from __future__ import annotations
 
+import re
 from importlib import import_module
 from pathlib import Path
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-__all__ = ["SAMPLES", "load_image"]
+from captum_vit.data import Scene, Scenes
+
+__all__ = ["SAMPLES", "load_image", "load_scene"]
 
 SAMPLES = ("astronaut", "chelsea", "coffee")
 """Photographs in scikit-image's package: a person with a rocket, a cat's face, a cup on a table."""
@@ -19,18 +22,24 @@ def load_image(spec: str | Path) -> Image.Image:
     """Reads an image as RGB, turned upright as its EXIF tag says.
 
     Args:
-        spec: a file that Pillow reads, or ``skimage:chelsea`` (``astronaut``, ``coffee``), which needs no file.
+        spec: a file that Pillow reads; or, without a file, ``scene:7`` for a synthetic scene or ``skimage:chelsea``
+            (``astronaut``, ``coffee``).
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a file that is no image, is cut short or has more than 8 bits per channel; an unknown photograph.
+        ValueError: a file that is no image, is cut short or has more than 8 bits per channel; an unknown photograph or
+            scene.
         ImportError: scikit-image is not installed.
     """
+    if isinstance(spec, str) and spec.startswith("scene:"):
+        return load_scene(spec).picture
     if isinstance(spec, str) and spec.startswith("skimage:"):
         return _sample(spec.removeprefix("skimage:"))
     path = Path(spec)
     if not path.is_file():
-        raise FileNotFoundError(f"image must be a file or skimage:NAME, got {str(spec)!r}, which is no file.")
+        raise FileNotFoundError(
+            f"image must be a file, scene:NUMBER or skimage:NAME, got {str(spec)!r}, which is no file."
+        )
     try:
         with Image.open(path) as image:
             if image.mode not in _EIGHT_BITS:
@@ -42,6 +51,18 @@ def load_image(spec: str | Path) -> Image.Image:
         raise ValueError(f"image must be in a format that Pillow reads, got {path}.") from error
     except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError for a broken PNG
         raise ValueError(f"image {path} can't be read: {error}.") from error
+
+
+def load_scene(spec: str) -> Scene:
+    """The scene that ``scene:7`` names: number 7 of `captum_vit.data.Scenes` with its default size and seed.
+
+    Raises:
+        ValueError: no such scene.
+    """
+    number = spec.removeprefix("scene:")
+    if not re.fullmatch(r"\d{1,18}", number):
+        raise ValueError(f"scene must be scene:NUMBER with a whole number from 0 on, got {spec!r}.")
+    return Scenes(int(number) + 1)[int(number)]
 
 
 def _sample(name: str) -> Image.Image:

@@ -21,6 +21,7 @@ LIBRARIES = {
     "open_clip": "captum_vit.zoo.open_clip",
     "hf": "captum_vit.zoo.huggingface",
     "torchvision": "captum_vit.zoo.torchvision",
+    "scenes": "captum_vit.zoo.scenes",
 }
 """The module that loads the models of each library, by the prefix of their names."""
 
@@ -62,6 +63,7 @@ class LoadedModel:
         pretrained: False for random weights, whose maps mean nothing.
         class_names: the classes in the order of the outputs, where they are known; never for random weights.
         load_tokenizer: gives the tokenizer of a model that compares images with texts; None for others.
+        unknown_words: gives the words of a text that the model can't have learned anything about, where that is known.
         missing_weights: why there are no pretrained weights, where they were wanted.
     """
 
@@ -75,6 +77,7 @@ class LoadedModel:
     pretrained: bool
     class_names: tuple[str, ...] | None = None
     load_tokenizer: Callable[[], Any] | None = None
+    unknown_words: Callable[[str], list[str]] | None = None
     missing_weights: str | None = None
 
     def denormalise(self, image: Tensor) -> Tensor:
@@ -97,7 +100,8 @@ def load_model(
         name: ``timm:vit_base_patch16_224`` (also with ``.tag``, or ``timm:hf-hub:org/name``);
             ``open_clip:ViT-B-16/laion2b_s34b_b88k``, where the last part is a tag or a file of weights (also
             ``open_clip:FOLDER`` with ``open_clip_config.json``, or ``open_clip:hf-hub:org/name``); ``hf:org/name`` or
-            ``hf:FOLDER``; ``torchvision:vit_b_16`` (also with ``/IMAGENET1K_SWAG_E2E_V1``).
+            ``hf:FOLDER``; ``torchvision:vit_b_16`` (also with ``/IMAGENET1K_SWAG_E2E_V1``); ``scenes:vit``,
+            ``scenes:clip`` and ``scenes:siglip``, which come with the package and need no network.
         weights: "pretrained" raises where they can't be had; "auto" then takes random ones and says so in the result;
             "untrained" takes random ones. Drawing them leaves the global random state alone. torchvision's head, which
             is made of zeros and would make every map blank, is drawn as the other libraries draw theirs.

@@ -1,0 +1,1 @@
+"""What ``captum-vit demo`` measures, draws and writes."""
