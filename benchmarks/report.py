@@ -20,12 +20,12 @@ BEGIN = "<!-- written by benchmarks/speed.py from here -->\n"
 END = "<!-- to here -->"
 
 
-def append_rows(path: Path, rows: Sequence[Row]) -> None:
-    """Adds rows at the end of a csv file, with a head line if it is new."""
+def append_rows(path: Path, rows: Sequence[Row], fields: Sequence[str] = FIELDS) -> None:
+    """Adds rows at the end of a csv file, with a head line of the fields if it is new."""
     path.parent.mkdir(parents=True, exist_ok=True)
     is_new = not path.exists()
     with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
+        writer = csv.DictWriter(file, fields, lineterminator="\n")
         if is_new:
             writer.writeheader()
         writer.writerows(rows)

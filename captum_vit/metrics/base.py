@@ -1,0 +1,46 @@
+"""The mean over images, as a stream: what nearly every metric class is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+__all__ = ["ImageMean"]
+
+
+class ImageMean(Metric):
+    """Mean of one value per image; images whose value is NaN are left out and counted.
+
+    A metric derives from it, computes (B,) values in ``update`` and hands them to `add`. The sums are float64 and
+    added over processes, so that any split of the images gives the same result to rounding.
+
+    Attributes:
+        images: number of images that count.
+        excluded: number of images whose value is undefined: a constant map, NaN in a map, an empty mask.
+    """
+
+    full_state_update = False
+    is_differentiable = False
+    total: Tensor
+    images: Tensor
+    excluded: Tensor
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("images", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+        self.add_state("excluded", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+
+    def add(self, values: Tensor) -> None:
+        """Takes the values (B,) of a batch."""
+        undefined = values.isnan()
+        self.total += values[~undefined].double().sum()
+        self.images += (~undefined).sum()
+        self.excluded += undefined.sum()
+
+    def compute(self) -> Tensor:
+        """The mean; NaN when no image counts."""
+        return self.total / self.images

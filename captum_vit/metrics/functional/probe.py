@@ -1,0 +1,190 @@
+"""A model asked about changed images: which pixels change follows from a map, what they become from a metric."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, TypeAlias, get_args
+
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool2d
+
+from captum_vit.metrics.functional.maps import check_maps, is_undefined
+
+__all__ = ["Change", "Measure", "Probe", "Score", "check_inputs", "probabilities"]
+
+Score: TypeAlias = Callable[[Tensor], Tensor]
+"""Images (B, C, H, W) → (B, K): probabilities or logits, as the caller wants them measured."""
+
+Change: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+"""Numbers of images (n,) and the pixels that change (n, H, W) → the changed images (n, C, H, W)."""
+
+Measure: TypeAlias = Literal["value", "probability", "accuracy"]
+"""The target's output; the same, refused outside [0, 1]; or 1 where the target is the largest output, 0 elsewhere."""
+
+
+def probabilities(forward_func: Score, kind: Literal["softmax", "sigmoid"] = "softmax") -> Score:
+    """A model's logits as probabilities, for the metrics to call.
+
+    Args:
+        forward_func: images → logits (B, K).
+        kind: "softmax" where exactly one output is true, "sigmoid" where each is true or not by itself.
+
+    Raises:
+        ValueError: another kind.
+
+    Example:
+        >>> probabilities(lambda images: images.log(), kind="sigmoid")(torch.tensor([[1.0, 3.0]]))
+        tensor([[0.5000, 0.7500]])
+    """
+    if kind not in ("softmax", "sigmoid"):
+        raise ValueError(f"kind must be 'softmax' or 'sigmoid', got {kind!r}.")
+
+    def score(images: Tensor) -> Tensor:
+        logits = _precise(forward_func(images))
+        return logits.softmax(1) if kind == "softmax" else logits.sigmoid()
+
+    return score
+
+
+def check_inputs(images: Tensor, maps: Tensor, targets: Tensor, patch: tuple[int, int]) -> Tensor:
+    """The maps as `check_maps` returns them, if images, maps, targets and patch fit each other.
+
+    Raises:
+        TypeError: maps or targets that are not tensors of the right kind.
+        ValueError: what does not fit, with its value.
+    """
+    if images.ndim != 4 or 0 in images.shape:
+        raise ValueError(f"images must have shape (B, C, H, W), got {tuple(images.shape)}.")
+    batch, _, height, width = images.shape
+    if targets.dtype not in (torch.int64, torch.int32):
+        raise TypeError(f"targets must be integers, one per image, got {targets.dtype}.")
+    if targets.shape != (batch,):
+        raise ValueError(f"targets must have shape ({batch},), one per image, got {tuple(targets.shape)}.")
+    if min(patch) < 1 or height % patch[0] or width % patch[1]:
+        raise ValueError(f"patch must divide the image's {height}×{width} pixels, got {patch[0]}×{patch[1]}.")
+    return check_maps(maps, (batch, height, width))
+
+
+class Probe:
+    """What a metric knows about a batch, checked once.
+
+    Args:
+        score: the model.
+        images: (B, C, H, W).
+        maps: (B, H, W).
+        targets: (B,) numbers of outputs.
+        patch: pixels (h, w) that change together.
+        measure: what is read from the model's outputs.
+        batch_size: images that the model sees at once.
+
+    Attributes:
+        relevance: (B, gh, gw) mean of the map over each patch.
+        undefined: (B,) where that ranks nothing; the model is not asked about these images.
+        patches: gh·gw.
+
+    Raises:
+        TypeError: maps or targets that are not tensors of the right kind.
+        ValueError: what does not fit, with its value.
+    """
+
+    def __init__(
+        self,
+        score: Score,
+        images: Tensor,
+        maps: Tensor,
+        targets: Tensor,
+        *,
+        patch: tuple[int, int] = (1, 1),
+        measure: Measure = "value",
+        batch_size: int = 64,
+    ) -> None:
+        maps = check_inputs(images, maps, targets, patch)
+        if measure not in get_args(Measure):
+            raise ValueError(f"measure must be one of {', '.join(get_args(Measure))}, got {measure!r}.")
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
+        self._score, self._measure, self._patch, self._batch_size = score, measure, patch, batch_size
+        self._targets, self._target_range = targets.long(), (int(targets.min()), int(targets.max()))
+        self.images = images
+        self.relevance = avg_pool2d(maps[:, None], patch)[:, 0] if patch != (1, 1) else maps
+        self.undefined = is_undefined(self.relevance)
+        self.patches = self.relevance[0].numel()
+
+    def ranks(self, *, descending: bool = True) -> Tensor:
+        """(B, gh, gw): the place of every patch by its relevance, 0 for the first; equal ones in reading order."""
+        order = self.relevance.flatten(1).argsort(dim=1, descending=descending, stable=True)
+        return order.argsort(dim=1).view_as(self.relevance)
+
+    def trace(self, change: Change, ranks: Tensor, windows: Tensor) -> Tensor:
+        """What the model says when the patches of some ranks change.
+
+        A changed image that is needed twice, such as the whole image in two orders, is made and run once.
+
+        Args:
+            change: makes the changed images.
+            ranks: (B, R, gh, gw) R orders of the patches of each image.
+            windows: (S, 2) the first rank that changes, and the first after it that doesn't.
+
+        Returns:
+            (B, R, S); NaN where the map is undefined.
+
+        Raises:
+            ValueError: the model returns something else than (B, K), no output for a target, or, where probabilities
+                are measured, values outside [0, 1].
+        """
+        asked = (~self.undefined).nonzero()[:, 0]
+        shape = (len(self.images), ranks.shape[1], len(windows))
+        if len(asked) == 0:
+            return torch.full(shape, torch.nan, device=ranks.device, dtype=_precise(self.images[:0]).dtype)
+        states, places = self._states(asked, ranks.shape[1], windows.to(ranks.device)).unique(
+            dim=0, return_inverse=True
+        )
+        values = torch.cat([self._ask(change, ranks, chunk) for chunk in states.split(self._batch_size)])
+        traced = values.new_full(shape, torch.nan)
+        traced[asked] = values[places].view(-1, *shape[1:])
+        return traced
+
+    def _states(self, asked: Tensor, orders: int, windows: Tensor) -> Tensor:
+        """(b·R·S, 4): image, order, first rank that changes, first after it that doesn't."""
+        start, stop = windows.unbind(1)
+        order = torch.arange(orders, device=asked.device)[:, None].expand(-1, len(windows))
+        in_no_order = ((stop == start) | (stop - start == self.patches)).expand_as(order)  # none or all of them change
+        shared = torch.stack([order.masked_fill(in_no_order, 0), start.expand_as(order), stop.expand_as(order)], dim=-1)
+        image = asked[:, None, None, None].expand(-1, *order.shape, 1)
+        return torch.cat([image, shared.expand(len(asked), -1, -1, -1)], dim=-1).flatten(0, 2)
+
+    @torch.no_grad()
+    def _ask(self, change: Change, ranks: Tensor, states: Tensor) -> Tensor:
+        image, order, start, stop = states.unbind(1)
+        rank = ranks[image, order]  # (n, gh, gw)
+        changed = (rank >= start[:, None, None]) & (rank < stop[:, None, None])
+        tiles = changed[:, :, None, :, None].expand(-1, -1, self._patch[0], -1, self._patch[1])
+        outputs = self._score(change(image, tiles.reshape(len(image), *self.images.shape[2:])))
+        return self._read(outputs, self._targets[image])
+
+    def _read(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        if outputs.ndim != 2 or len(outputs) != len(targets):
+            raise ValueError(
+                f"score must return (B, K) for B images, got shape {tuple(outputs.shape)} for {len(targets)}."
+            )
+        low, high = self._target_range
+        if low < 0 or high >= outputs.shape[1]:
+            raise ValueError(
+                f"targets must be in [0, {outputs.shape[1]}), the outputs of score, got {low if low < 0 else high}."
+            )
+        outputs = _precise(outputs)
+        if self._measure == "accuracy":
+            hits = (outputs.argmax(1) == targets).to(outputs)
+            return hits.masked_fill(outputs.isnan().any(1), torch.nan)
+        wrong = outputs[(outputs < 0) | (outputs > 1)] if self._measure == "probability" else outputs[:0]
+        if wrong.numel():
+            raise ValueError(
+                f"score must return probabilities in [0, 1], got {float(wrong[0]):.6g}. "
+                "For logits wrap the model: probabilities(model)."
+            )
+        return outputs.gather(1, targets[:, None])[:, 0]
+
+
+def _precise(values: Tensor) -> Tensor:
+    return values.to(torch.promote_types(values.dtype, torch.float32))

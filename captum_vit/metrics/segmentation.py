@@ -1,0 +1,167 @@
+"""Heat maps as segmentations, over a stream of images."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from captum_vit.metrics.functional.average_precision import average_precision, two_channels
+from captum_vit.metrics.functional.confusion import Confusion
+from captum_vit.metrics.functional.maps import IGNORE, Normalisation, check_pair, is_unscorable, normalised
+from captum_vit.metrics.functional.segmentation import confusion_at, row_f1
+from captum_vit.metrics.functional.thresholds import BestOf, Threshold
+from captum_vit.metrics.presets import preset_settings
+
+__all__ = ["Segmentation"]
+
+_PIXEL_MEASURES = ("pixel_accuracy", "iou_background", "iou_foreground", "miou", "f1")
+_MEASURES = (*_PIXEL_MEASURES, "ap_two_channel", "ap_foreground")
+
+
+class Segmentation(Metric):
+    """Every number by which papers call a heat map a good segmentation, from one pass over the images.
+
+    `compute` returns
+
+    | name | meaning |
+    |---|---|
+    | `pixel_accuracy` | share of pixels on the right side of the threshold |
+    | `iou_background`, `iou_foreground` | intersection over union of each class; the second is the Jaccard index |
+    | `miou` | the mean of the two |
+    | `f1` | F1 of the foreground, also called Dice |
+    | `ap_two_channel` | mean over images of `two_channel_average_precision`: the mAP of Chefer et al. |
+    | `ap_foreground` | mean over images of `foreground_average_precision` |
+
+    "mIoU", "mAP" and "F1" mean different things in different papers: see `PRESETS`. Without normalising, maps must be
+    in [0, 1], for the average precision of two channels has no meaning elsewhere.
+
+    Args:
+        threshold: pixels strictly above it are foreground: a number on the scale of ``normalise``, "mean", "otsu" or a
+            `BestOf`. Papers differ, so there is no default.
+        normalise: see `foreground_iou`.
+        aggregate: "dataset" adds up the pixels of all images before it divides, "image" takes the mean of the images'
+            values. With "dataset" a `BestOf` picks one threshold for all images, with "image" one for each.
+        f1: the same choice for F1, or "chefer_rows" for `f1_of_rows`.
+        undefined: "exclude" leaves out images whose map is constant or holds NaN and those with an empty mask, and
+            counts them. "reference" scores them as the code of Chefer et al. does: such a map has no foreground and
+            scores 0 everywhere, and a ratio of nothing to nothing is 0.
+        kwargs: of `torchmetrics.Metric`.
+
+    Attributes:
+        images: number of images that count.
+        excluded: number of images left out.
+
+    Raises:
+        ValueError: an unknown choice.
+
+    Example:
+        >>> maps = torch.tensor([[[0.0, 1.0], [4.0, 8.0]], [[0.0, 2.0], [2.0, 4.0]]])
+        >>> masks = torch.tensor([[[0, 0], [1, 1]], [[0, 0], [1, 1]]])
+        >>> metric = Segmentation.preset("chefer")
+        >>> metric.update(maps, masks)
+        >>> {name: round(value.item(), 4) for name, value in metric.compute().items()}  # doctest: +NORMALIZE_WHITESPACE
+        {'pixel_accuracy': 0.875, 'iou_background': 0.8, 'iou_foreground': 0.75, 'miou': 0.775, 'f1': 0.8333,
+         'ap_two_channel': 0.8917, 'ap_foreground': 0.9167}
+    """
+
+    higher_is_better = True
+    full_state_update = False
+    is_differentiable = False
+    range = (0.0, 1.0)
+    needs = ("masks",)
+    pixels: Tensor
+    sums: Tensor
+    counts: Tensor
+    images: Tensor
+    excluded: Tensor
+
+    @classmethod
+    def preset(cls, name: str, **changes: Any) -> Segmentation:
+        """The metric with the settings of a paper, see `PRESETS`.
+
+        Args:
+            name: "chefer", "clip_prs", "legrad", "report_voc" or "review_cam_lrp".
+            changes: arguments that are to differ.
+
+        Raises:
+            ValueError: an unknown name, or a threshold that the paper does not state and that is not given.
+        """
+        return cls(**preset_settings(name, changes))
+
+    def __init__(
+        self,
+        threshold: Threshold,
+        *,
+        normalise: Normalisation = "min_max",
+        aggregate: Literal["dataset", "image"] = "dataset",
+        f1: Literal["image", "dataset", "chefer_rows"] = "image",
+        undefined: Literal["exclude", "reference"] = "exclude",
+        **kwargs: Any,
+    ) -> None:
+        for argument, value, known in (
+            ("aggregate", aggregate, ("dataset", "image")),
+            ("f1", f1, ("image", "dataset", "chefer_rows")),
+            ("undefined", undefined, ("exclude", "reference")),
+        ):
+            if value not in known:
+                raise ValueError(f"{argument} must be one of {', '.join(known)}, got {value!r}.")
+        super().__init__(**kwargs)
+        self.threshold, self.normalise, self.aggregate = threshold, normalise, aggregate
+        self.f1, self.undefined = f1, undefined
+        candidates = threshold.count if isinstance(threshold, BestOf) else 1
+        measures = len(_MEASURES)
+        self.add_state("pixels", torch.zeros(4, candidates, dtype=torch.long), dist_reduce_fx="sum")
+        self.add_state("sums", torch.zeros(measures, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("counts", torch.zeros(measures, dtype=torch.long), dist_reduce_fx="sum")
+        self.add_state("images", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+        self.add_state("excluded", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+
+    def update(self, maps: Tensor, masks: Tensor) -> None:
+        """Takes maps (B, H, W) and masks (B, H, W): 1 for the object, 0 for the background, -1 for void pixels."""
+        maps, masks = check_pair(maps, masks)
+        scaled = normalised(maps, self.normalise)
+        if self.undefined == "exclude":
+            kept = ~is_unscorable(scaled, masks)
+            scaled, masks = scaled[kept], masks[kept]
+        pixels = confusion_at(scaled, masks, self.threshold)
+        ratios = self._ratios(pixels.best())
+        if self.f1 == "chefer_rows":
+            ratios[-1] = row_f1(scaled, masks, self.threshold).double()
+        values = torch.stack([*ratios, *_average_precisions(scaled, masks)])  # (measures, B)
+        if self.undefined == "reference":
+            values = values.nan_to_num(0)
+        self.pixels += torch.stack([each.sum(0) for each in pixels])
+        self.sums += values.nansum(1)
+        self.counts += (~values.isnan()).sum(1)
+        self.images += len(scaled)
+        self.excluded += len(maps) - len(scaled)
+
+    def compute(self) -> dict[str, Tensor]:
+        """The numbers by name; NaN where no image counts."""
+        found = dict(zip(_MEASURES, self.sums / self.counts, strict=True))
+        pooled = dict(zip(_PIXEL_MEASURES, self._ratios(Confusion(*self.pixels).best()), strict=True))
+        f1 = (pooled if self.f1 == "dataset" else found)["f1"]
+        return found | (pooled if self.aggregate == "dataset" else {}) | {"f1": f1}
+
+    def extra_repr(self) -> str:
+        """The settings, to be printed with the numbers."""
+        names = ("threshold", "normalise", "aggregate", "f1", "undefined")
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
+
+    def _ratios(self, counts: Confusion) -> list[Tensor]:
+        """The pixel measures, in their order."""
+        background, foreground = counts.iou_background, counts.iou_foreground
+        if self.undefined == "reference":
+            background, foreground = background.nan_to_num(0), foreground.nan_to_num(0)
+        return [counts.pixel_accuracy, background, foreground, (background + foreground) / 2, counts.f1]
+
+
+def _average_precisions(scaled: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+    """Of both channels and of the foreground, each (B,)."""
+    foreground = average_precision(
+        scaled.nan_to_num(0).flatten(1), (masks == 1).flatten(1), (masks != IGNORE).flatten(1)
+    )
+    return average_precision(*two_channels(scaled, masks)), foreground
