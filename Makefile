@@ -1,4 +1,4 @@
-.PHONY: help check test docs bench
+.PHONY: help check test docs demo bench
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -13,6 +13,11 @@ test: ## the whole test suite, doctests and the README's code included
 
 docs: ## run every code block of the docs
 	pytest tests/test_docs.py
+
+demo: ## run captum-vit demo, and put its figure and its table into the README
+	captum-vit demo -o out/demo
+	cp out/demo/demo.png out/demo/demo.csv docs/images/
+	python docs/generate.py
 
 bench: ## measure speed and memory, peers in an environment of their own, into benchmarks/results/
 	python benchmarks/speed.py

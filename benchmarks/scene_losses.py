@@ -111,8 +111,11 @@ def caption(labels: Tensor) -> str:
 
 
 def warm_start(model: nn.Module, classifier: dict[str, Tensor]) -> None:
-    """Gives a text model's image tower the classifier's patch embedding, positions, blocks and last norm."""
+    """Gives a model the classifier's weights; a text model those of its image tower, up to the last norm."""
     state = model.state_dict()
+    if state.keys() == classifier.keys():
+        model.load_state_dict(classifier)
+        return
     if "visual.conv1.weight" in state:
         rename = {"norm1": "ln_1", "norm2": "ln_2", "attn.qkv.": "attn.in_proj_", "attn.proj": "attn.out_proj"}
         rename |= {"mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj", "blocks.": "visual.transformer.resblocks."}

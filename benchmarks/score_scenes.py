@@ -27,7 +27,7 @@ def classifier_of(model: nn.Module, tokenizer: object | None) -> Adapter:
     return PromptClassifier(model, tokenizer, names, template="a photo of {}.")
 
 
-def scores(classifier: Adapter, *, scenes: int = 2000, explained: int = 300) -> dict[str, float]:
+def scores(classifier: Adapter, *, scenes: int = 1000, explained: int = 120) -> dict[str, float]:
     """Every number of the card by name; see the comments of the card for what each means."""
     anything = Scenes(scenes, seed=HELD_OUT)
     single = Scenes(scenes // 2, seed=HELD_OUT + 1, objects=(1, 1))

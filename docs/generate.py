@@ -1,20 +1,27 @@
 """Writes the generated parts of README.md and docs/: run ``python docs/generate.py``.
 
 A generated part stands between ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->``. Its text comes from the code (class
-attributes, signatures, docstrings, pyproject.toml), so that no fact is written twice; tests/test_docs.py fails where a
-page is out of date.
+attributes, signatures, docstrings, pyproject.toml) or from what ``make demo`` measured, so that no fact is written
+twice; tests/test_docs.py fails where a page is out of date.
 """
 
 from __future__ import annotations
 
 import inspect
+import json
 import os
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
+from math import isinf
 from pathlib import Path
 
-from captum_vit import METHODS, BackgroundSuppression, ViTAttribution
+from torchmetrics import Metric
+
+from captum_vit import METHODS, BackgroundSuppression, ViTAttribution, metrics
+from captum_vit.cli.demonstration.scores import averaged
+from captum_vit.cli.demonstration.tables import markdown_table, read_csv
+from captum_vit.zoo.scene_models import SCENE_MODELS, weight_file
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -62,13 +69,34 @@ def facts(method: type[ViTAttribution]) -> str:
         ["cost of a map", method.passes],
         ["formula from", _linked(method.reference)],
     ]
-    options = [
-        each
-        for each in inspect.signature(method).parameters.values()
-        if each.kind is inspect.Parameter.KEYWORD_ONLY and each.default is not inspect.Parameter.empty
-    ]
-    listed = ", ".join(f"`{each.name}={each.default!r}`" for each in options)
-    return _table(["fact", "value"], [*facts_rows, ["options", listed or "none"]])
+    return _table(["fact", "value"], [*facts_rows, ["options", _options(method) or "none"]])
+
+
+def metric_classes() -> dict[str, list[type[Metric]]]:
+    """Every public metric class, by the name of its page."""
+    classes = [getattr(metrics, name) for name in metrics.__all__]
+    pages: dict[str, list[type[Metric]]] = {}
+    for each in classes:
+        if inspect.isclass(each) and issubclass(each, Metric):
+            pages.setdefault(each.__module__.rpartition(".")[2].replace("_", "-"), []).append(each)
+    return dict(sorted(pages.items()))
+
+
+def metric_table() -> str:
+    """Every metric with its facts, linked to its page; for docs/metrics/index.md, beside these pages."""
+    rows = []
+    for page, classes in metric_classes().items():
+        for each in classes:
+            name = f"`{each.__name__}`"
+            written = (ROOT / "docs" / "metrics" / f"{page}.md").exists()
+            rows.append([f"[{name}]({page}.md)" if written else name, _first_line(each), *_metric_facts(each)])
+    return _table(["metric", "what it measures", "better", "range", "needs beside maps"], rows)
+
+
+def metric_options(classes: Sequence[type[Metric]]) -> str:
+    """The classes of one page with their facts and their options with defaults."""
+    rows = [[f"`{each.__name__}`", *_metric_facts(each), _options(each) or "none"] for each in classes]
+    return _table(["class", "better", "range", "needs beside maps", "options"], rows)
 
 
 def requirements() -> str:
@@ -83,15 +111,40 @@ def requirements() -> str:
     return _table(["library", "at least", "tested with"], rows)
 
 
+def demo_table() -> str:
+    """The numbers that ``captum-vit demo`` wrote, as the mean over its models."""
+    return markdown_table(averaged(read_csv(ROOT / "docs" / "images" / "demo.csv")))
+
+
+def model_cards() -> str:
+    """Size, training and scores of the shipped models, from the cards beside their weights."""
+    cards = [json.loads(weight_file(name).with_suffix(".json").read_text(encoding="utf-8")) for name in SCENE_MODELS]
+    rows = [
+        ["size", *(f"{card['bytes'] / 1e6:.1f} MB" for card in cards)],
+        ["parameters stored", *(f"{card['parameters'] / 1e6:.2f} M" for card in cards)],
+        ["steps of its run", *(f"{card['recipe']['steps']} of {card['recipe']['batch']} images" for card in cards)],
+        ["begins with", *(f"`{card['recipe']['start']}`" for card in cards)],
+        *([score, *(f"{card['scores'][score]:.3f}" for card in cards)] for score in cards[0]["scores"]),
+    ]
+    return _table(["", *(f"`{card['model']}`" for card in cards)], rows)
+
+
 def generated(page: Path) -> str:
     """The text of ``page`` with every generated part up to date.
 
     Raises:
         KeyError: a part that nothing generates.
     """
-    parts: dict[str, Callable[[], str]] = {"methods": partial(method_table, page), "requirements": requirements}
+    parts: dict[str, Callable[[], str]] = {
+        "demo": demo_table,
+        "methods": partial(method_table, page),
+        "model-cards": model_cards,
+        "requirements": requirements,
+    }
     pages: dict[str, type[ViTAttribution]] = {**METHODS, "background-suppression": BackgroundSuppression}
     parts |= {f"facts:{name}": partial(facts, method) for name, method in pages.items()}
+    parts["metrics"] = metric_table
+    parts |= {f"metrics:{name}": partial(metric_options, classes) for name, classes in metric_classes().items()}
     return _PART.sub(lambda found: f"{found[1]}{parts[found[2]]()}\n{found[3]}", page.read_text(encoding="utf-8"))
 
 
@@ -100,8 +153,28 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
-def _first_line(method: type[ViTAttribution]) -> str:
-    return (inspect.getdoc(method) or "").split("\n")[0].rstrip(".")
+def _first_line(documented: type) -> str:
+    return (inspect.getdoc(documented) or "").split("\n")[0].rstrip(".")
+
+
+def _options(configured: type) -> str:
+    """The keyword arguments that have defaults, with these."""
+    return ", ".join(
+        f"`{each.name}={_default(each.default)}`"
+        for each in inspect.signature(configured).parameters.values()
+        if each.kind is inspect.Parameter.KEYWORD_ONLY and each.default is not inspect.Parameter.empty
+    )
+
+
+def _default(value: object) -> str:
+    return value.__name__ if inspect.isfunction(value) else repr(value)
+
+
+def _metric_facts(metric: type[Metric]) -> list[str]:
+    low, high = metric.range
+    interval = f"{'(' if isinf(low) else '['}{low:g}, {high:g}{')' if isinf(high) else ']'}"
+    better = "higher" if metric.higher_is_better else "lower"
+    return [better, interval.replace("inf", "∞").replace("-", "−"), ", ".join(metric.needs) or "nothing"]
 
 
 def _linked(reference: str) -> str:

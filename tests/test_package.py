@@ -30,9 +30,11 @@ def test_methods_load_no_model_library():
 
 
 LAYERS = {
-    "cli": {"attr", "zoo", "viz", "adapters"},
+    "cli": {"attr", "zoo", "viz", "adapters", "data", "metrics"},
     "attr": {"adapters"},
-    "zoo": {"adapters"},
+    "zoo": {"adapters", "data"},
+    "data": set(),
+    "metrics": set(),
     "adapters": set(),
     "viz": set(),
 }

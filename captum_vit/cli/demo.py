@@ -2,76 +2,92 @@
 
 from __future__ import annotations
 
-import io
 import sys
 from pathlib import Path
-from typing import Annotated
+from tempfile import TemporaryFile
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from captum_vit.cli.arguments import refuse
 
+if TYPE_CHECKING:
+    from captum_vit.cli.demonstration.scores import Row
+
 __all__ = ["demo"]
+
+_SEEDS = 2**32
 
 
 def demo(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder for the results; replaces earlier ones.")
     ] = Path("out/demo"),
-    scenes: Annotated[int, typer.Option(help="Number of scenes that each model is measured on.", min=1)] = 10,
-    seed: Annotated[int, typer.Option(help="Seed of the scenes and of the random maps.", min=0)] = 0,
+    scenes: Annotated[int, typer.Option(help="Number of scenes that each model is measured on.")] = 5,
+    seed: Annotated[int, typer.Option(help="Seed of the scenes and of the random maps.")] = 0,
 ) -> None:
     """Run every method on the three shipped models: a figure, a table and a page that shows both. No network needed."""
+    if scenes < 1:
+        refuse(f"must be at least 1, got {scenes}.", "--scenes")
+    if not 0 <= seed < _SEEDS:
+        refuse(f"must be in [0, {_SEEDS}), got {seed}.", "--seed")
     try:
         output.mkdir(parents=True, exist_ok=True)
-        (output / "demo.csv").touch()
+        with TemporaryFile(dir=output):  # fails now and not after the work
+            pass
     except OSError as error:
         refuse(f"{output} can't be written: {error.strerror}.", "--output")
     try:
         _run(output, scenes, seed)
     except KeyboardInterrupt as error:
-        typer.echo("Interrupted.", err=True)
+        typer.echo("Interrupted; nothing was written.", err=True)
         raise typer.Exit(130) from error
 
 
 def _run(output: Path, scenes: int, seed: int) -> None:
-    from tqdm import tqdm
-
-    from captum_vit.attr import METHODS
     from captum_vit.cli.demonstration.page import page
-    from captum_vit.cli.demonstration.picture import picture
-    from captum_vit.cli.demonstration.scores import MODELS, Row, averaged, cases_of, load_models, measured
+    from captum_vit.cli.demonstration.scores import MODELS, averaged
     from captum_vit.cli.demonstration.tables import text_table, write_csv
-    from captum_vit.data import Scenes
-    from captum_vit.zoo import WeightsUnavailableError
 
-    rows: list[Row] = []
-    shown, objects = [], {}
-    try:
-        models = list(load_models())
-    except (ValueError, WeightsUnavailableError) as error:
-        refuse(str(error))
-    with tqdm(total=len(MODELS) * (len(METHODS) + 1) + 1, unit="row", file=sys.stderr) as bar:
-        for number, (loaded, classifier) in enumerate(models):
-            bar.set_description(loaded.name)
-            cases = cases_of(loaded, classifier, Scenes(scenes, seed=seed))
-            rows += measured(cases, seed=seed, done=bar.update)
-            objects[loaded.name] = len(cases.targets)
-            several = 2 if number == 1 else 1  # the second model is asked for both objects of one scene
-            shown.append(cases_of(loaded, classifier, Scenes(1, seed=seed + number, objects=(several, several))))
-        bar.set_description("figure")
-        file = io.BytesIO()
-        picture(shown).savefig(file, format="png")
-        bar.update()
+    figure, rows, objects = _computed(scenes, seed)
     command = f"captum-vit demo --scenes {scenes} --seed {seed}"
     paths = [output / "demo.png", output / "demo.csv", output / "index.html"]
     try:
-        paths[0].write_bytes(file.getvalue())
+        paths[0].write_bytes(figure)
         write_csv(paths[1], rows)
-        paths[2].write_text(page(file.getvalue(), rows, objects=objects, command=command), encoding="utf-8")
+        paths[2].write_text(page(figure, rows, objects=objects, command=command), encoding="utf-8")
     except OSError as error:
         refuse(f"{output} can't be written: {error.strerror}.", "--output")
     typer.echo(text_table(averaged(rows)))
     typer.echo(f"Mean over {', '.join(MODELS)}. Figure, numbers and page:")
     for path in paths:
         typer.echo(f"  {path}")
+
+
+def _computed(scenes: int, seed: int) -> tuple[bytes, list[Row], int]:
+    """The figure, the scores, and the number of objects that each model was asked for."""
+    from tqdm import tqdm
+
+    from captum_vit.attr import METHODS
+    from captum_vit.cli.demonstration.picture import picture, png
+    from captum_vit.cli.demonstration.scores import MODELS, cases_of, load_models, measured
+    from captum_vit.data import Scenes
+    from captum_vit.zoo import WeightsUnavailableError
+
+    rows: list[Row] = []
+    shown = []
+    with tqdm(total=len(MODELS) * (len(METHODS) + 1) + 1, desc="loading", unit="row", file=sys.stderr) as bar:
+        try:
+            models = list(load_models())
+        except (ValueError, WeightsUnavailableError) as error:
+            refuse(str(error))
+        for number, (loaded, classifier) in enumerate(models):
+            bar.set_description(loaded.name)
+            cases = cases_of(loaded, classifier, Scenes(scenes, seed=seed))
+            rows += measured(cases, seed=seed, done=bar.update)
+            several = 2 if number == 1 else 1  # the second model is asked for both objects of one scene
+            shown.append(cases_of(loaded, classifier, Scenes(1, seed=seed + number, objects=(several, several))))
+        bar.set_description("figure")
+        file = png(picture(shown))
+        bar.update()
+    return file, rows, len(cases.targets)

@@ -68,7 +68,7 @@ def figure(
     across, down = width + _GAP, height + _GAP
     total_width = left + across * (len(maps) + 1)
     heading = _wrapped("\n".join(text for text in (notice, title) if text is not None), round(total_width * 10))
-    bottom, top = 3 * _LINE, _LINE * (2.5 + heading.count("\n") + 1)
+    bottom, top = 3 * _LINE, _LINE * (2.5 + len(heading.splitlines()))
     total_height = bottom + down * len(rows) + top
     made = Figure(figsize=(total_width, total_height), dpi=110)
     FigureCanvasAgg(made)
@@ -117,5 +117,8 @@ def _bar(made: Figure, axes: Axes, *, signed: bool) -> None:
     bar = made.colorbar(ScalarMappable(Normalize(*limits), colours), cax=axes, orientation="horizontal")
     bar.set_ticks(list(limits), labels=["against", "for"] if signed else ["lowest", "highest"])
     axes.tick_params(labelsize=8, length=0)
+    low, high = axes.get_xticklabels()
+    low.set_horizontalalignment("left")  # inside the bar's width, so that neighbours don't meet
+    high.set_horizontalalignment("right")
     for spine in axes.spines.values():
         spine.set_visible(False)

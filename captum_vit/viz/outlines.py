@@ -20,5 +20,6 @@ def outline(axes: Axes, mask: NDArray[np.bool_]) -> None:
         return
     framed = np.pad(mask.astype(float), 1)  # an object at the border is closed along it
     rows, columns = (np.arange(-1, length + 1) for length in mask.shape)
-    for colour, width in (("black", 2.4), ("white", 1.2)):
+    axes.autoscale(False)  # the frame lies outside the picture, whose size must stay
+    for colour, width in (("black", 2.0), ("white", 1.0)):
         axes.contour(columns, rows, framed, levels=[0.5], colors=colour, linewidths=width)

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import sys
 
 import numpy as np
 import pytest
@@ -63,7 +62,9 @@ def test_maps_are_those_of_the_python_api(classifier, photo, tmp_path):
     np.testing.assert_allclose(written["logits"], logits, atol=1e-6, rtol=0)  # float32
     assert written["grid"].tolist() == [4, 4]
     assert [written[name].item() for name in ("model", "pretrained", "source")] == [classifier, True, str(photo)]
-    assert set(json.loads(written["versions"].item())) == {"captum-vit", "torch", "transformers"}
+    assert set(json.loads(written["versions"].item())) == {
+        *("captum-vit", "torch", "torchvision", "timm", "transformers", "open_clip_torch")
+    }
     shown = loaded.denormalise(pixels[0]).permute(1, 2, 0) * 255
     np.testing.assert_array_equal(written["image"], shown.round().byte().numpy())
 
@@ -118,13 +119,12 @@ def test_a_checkpoint_and_another_image_size(photo, tmp_path):
     assert written["pretrained"].item()
 
 
-def test_without_a_model_and_without_weights_it_goes_on_untrained_and_says_so(photo, tmp_path, monkeypatch):
-    monkeypatch.setattr(sys.modules["captum_vit.cli.explain"], "DEFAULT_MODEL", "timm:test_vit")
+def test_untrained_weights_are_announced(photo, tmp_path, monkeypatch):
     notices = []
     monkeypatch.setattr("captum_vit.cli.job.figure", _keep_notice(notices))
-    result = run(photo, "-o", tmp_path / "out", "--seed", 3)
+    result = run(photo, "--model", "timm:test_vit", "--untrained", "-o", tmp_path / "out", "--seed", 3)
     assert result.exit_code == 0, result.output
-    assert "UNTRAINED WEIGHTS for timm:test_vit (the model hub does not answer" in result.stderr
+    assert "UNTRAINED WEIGHTS for timm:test_vit: the maps show nothing" in result.stderr
     written = saved(tmp_path / "out" / "photo.npz")
     assert (written["pretrained"].item(), written["seed"].item()) == (False, 3)
     assert notices == ["UNTRAINED WEIGHTS: these maps mean nothing"]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -48,6 +49,27 @@ def test_the_bars_say_what_the_ends_of_the_colours_mean():
     assert [each for each in labels if any(each)] == [["lowest", "highest"], ["against", "for"]]
 
 
+def test_the_words_below_neighbouring_bars_do_not_meet():
+    made = figure(IMAGE, dict.fromkeys("abc", MAPS["LeGrad"]), rows=["1", "2"], cell=1.2)
+    made.canvas.draw()
+    words = [tick for axes in made.axes if not axes.images for tick in axes.get_xticklabels() if tick.get_text()]
+    boxes = sorted((word.get_window_extent() for word in words), key=lambda box: box.x0)
+    assert len(boxes) == 6
+    assert all(left.x1 < right.x0 for left, right in pairwise(boxes))
+
+
+def test_rows_have_images_and_outlines_of_their_own():
+    images = RNG.uniform(size=(2, 40, 60, 3))
+    masks = np.zeros((2, 40, 60), dtype=bool)
+    masks[1, 10:20, 30:50] = True
+    made = figure(images, MAPS, rows=["a cat", "a dog"], masks=masks)
+    pictures = [axes for axes in made.axes if axes.images]
+    for row in range(2):
+        np.testing.assert_array_equal(_drawn(pictures[row]), images[row])
+        np.testing.assert_array_equal(_drawn(pictures[2 + row]), overlay(images[row], MAPS["LeGrad"][row]))
+    assert [bool(axes.collections) for axes in pictures] == [False, True] * 3
+
+
 def test_pictures_keep_the_shape_of_the_image_and_do_not_overlap():
     made = figure(IMAGE, MAPS, rows=["a very long prompt that has to be broken into several lines " * 3, "b"])
     made.canvas.draw()
@@ -83,3 +105,10 @@ def test_maps_that_do_not_fit_are_refused():
         figure(IMAGE, MAPS, rows=["a cat"])
     with pytest.raises(ValueError, match="got 0 methods and 1 rows"):
         figure(IMAGE, {}, rows=["a cat"])
+
+
+def test_images_and_masks_that_do_not_fit_the_rows_are_refused():
+    with pytest.raises(ValueError, match="image must be one, or one for each of the 2 rows, got 3"):
+        figure(np.zeros((3, 40, 60, 3)), MAPS, rows=["1", "2"])
+    with pytest.raises(ValueError, match=r"maps of 'masks' must be \(rows, H, W\) = \(2, 40, 60\), got \(1, 40, 60\)"):
+        figure(IMAGE, MAPS, rows=["1", "2"], masks=np.zeros((1, 40, 60), dtype=bool))

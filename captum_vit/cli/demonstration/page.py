@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from html import escape
 from importlib.metadata import version
+
+import torch
 
 from captum_vit import __version__
 from captum_vit.cli.demonstration.scores import COLUMNS, Row, averaged
@@ -22,26 +24,27 @@ p, dl, summary { max-width: 46rem; }
 .wide { overflow-x: auto; }
 img { width: 100%; min-width: 46rem; height: auto; background: white; border-radius: 6px; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; white-space: nowrap; }
-th, td { padding: .35rem .8rem; border-bottom: 1px solid var(--line); text-align: right; }
+th, td { padding: .35rem .7rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: bottom; }
+th { white-space: normal; }
 th:first-child, td:first-child { text-align: left; }
 tbody tr:hover { background: var(--soft); }
+details { margin: .5rem 0; } summary { cursor: pointer; }
 dt { font-weight: 600; } dd { margin: 0 0 .5rem 1rem; }
 code { background: var(--soft); padding: .1rem .3rem; border-radius: 4px; }
 footer { margin-top: 3rem; font-size: .85rem; opacity: .75; }
 """
 
 
-def page(png: bytes, rows: Sequence[Row], *, objects: Mapping[str, int], command: str) -> str:
+def page(png: bytes, rows: Sequence[Row], *, objects: int, command: str) -> str:
     """The whole page.
 
     Args:
         png: the figure.
         rows: all models and methods.
-        objects: number of objects that were explained, by model.
+        objects: how many were explained, the same on every model.
         command: what reproduces it.
     """
     models = list(dict.fromkeys(row.model for row in rows))
-    count = "; ".join(f"{escape(model)}: {number}" for model, number in objects.items())
     single = "".join(
         f"<details><summary>{escape(model)}</summary>{_table([row for row in rows if row.model == model])}</details>"
         for model in models
@@ -68,16 +71,16 @@ src="data:image/png;base64,{base64.b64encode(png).decode()}"></div>
 <p>One row per object, outlined in white. Two rows show the same scene and ask for different objects: the map of a
 class-specific method moves, that of the others can't. Every map is scaled by itself.</p>
 <h2>Scores</h2>
-<p>Mean over the models; objects explained: {count}. Arrows point to the better end, the best value is bold, and a
-random map shows what chance scores.</p>
+<p>Mean over the models, which are asked for the same {objects} objects. Arrows point to the better end, the best value
+is bold, and a random map shows what chance scores.</p>
 {_table(averaged(rows))}
 {single}
 <h2>What is measured</h2>
 <dl>{meanings}</dl>
 <p>Probabilities are a softmax over all 64 classes or prompts. These are small models on simple images: an order of
 methods here is no order on photographs.</p>
-<footer>captum_vit {escape(__version__)}, {escape(versions)}, Python {escape(platform.python_version())}.
-Made by <code>{escape(command)}</code></footer>
+<footer>captum_vit {escape(__version__)}, {escape(versions)}, Python {escape(platform.python_version())},
+CPU threads: {torch.get_num_threads()}. Made by <code>{escape(command)}</code></footer>
 </body>
 </html>
 """

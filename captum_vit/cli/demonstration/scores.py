@@ -11,15 +11,24 @@ import torch
 from torch import Tensor
 
 from captum_vit.adapters import Adapter, PromptClassifier, adapt
-from captum_vit.attr import METHODS
+from captum_vit.attr import METHODS, upsample
 from captum_vit.data import CLASSES, Scenes, with_article
-from captum_vit.metrics.functional import Curve, deletion, energy_inside, foreground_iou, insertion, pointing_game
+from captum_vit.metrics.functional import (
+    Curve,
+    deletion,
+    energy_inside,
+    foreground_iou,
+    insertion,
+    pointing_game,
+    probabilities,
+)
 from captum_vit.zoo import LoadedModel, load_model
 
 __all__ = ["COLUMNS", "Cases", "Column", "Row", "averaged", "cases_of", "explained", "load_models", "measured"]
 
 MODELS = ("scenes:vit", "scenes:clip", "scenes:siglip")
 RANDOM = "random map"
+TEMPLATE = "a photo of {}."
 _BATCH = 8
 _STEPS = 8
 
@@ -48,7 +57,9 @@ COLUMNS = {
     "iou": Column(
         "foreground IoU", True, 2, "Overlap of the object with the map above half its range, over their union."
     ),
-    "energy": Column("energy inside", True, 2, "Share of the map's positive mass that lies on the object."),
+    "energy": Column(
+        "energy inside", True, 2, "Share of the map's positive mass that lies on the object; 0 where none is positive."
+    ),
     "insertion": Column(
         "insertion", True, 3, "Mean probability while patches are put into a blurred image, most relevant first."
     ),
@@ -96,7 +107,7 @@ def load_models() -> Iterator[tuple[LoadedModel, Adapter]]:
             yield loaded, adapt(loaded.model)
             continue
         names = [with_article(each) for each in CLASSES]
-        yield loaded, PromptClassifier(loaded.model, loaded.load_tokenizer(), names, template="a photo of {}.")
+        yield loaded, PromptClassifier(loaded.model, loaded.load_tokenizer(), names, template=TEMPLATE)
 
 
 def cases_of(loaded: LoadedModel, classifier: Adapter, scenes: Scenes) -> Cases:
@@ -139,8 +150,7 @@ def measured(cases: Cases, *, seed: int, done: Callable[[], object]) -> Iterator
         done()
     grid = cases.classifier.grid(*cases.loaded.image_size)
     noise = torch.rand(len(cases.images), 1, *grid, generator=torch.Generator().manual_seed(seed))
-    upsampled = torch.nn.functional.interpolate(noise, size=cases.loaded.image_size, mode="bilinear")[:, 0]
-    yield Row(cases.loaded.name, RANDOM, _scores(cases, upsampled))
+    yield Row(cases.loaded.name, RANDOM, _scores(cases, upsample(noise, cases.loaded.image_size)[:, 0]))
     done()
 
 
@@ -159,19 +169,16 @@ def _scores(cases: Cases, maps: Tensor) -> dict[str, float]:
     height, width = cases.loaded.image_size
     rows, columns = cases.classifier.grid(height, width)
     patch = (height // rows, width // columns)
-
-    def probabilities(images: Tensor) -> Tensor:
-        logits: Tensor = cases.classifier(images)
-        return logits.softmax(1)
+    score = probabilities(cases.classifier)
 
     def curve(measure: Callable[..., Curve]) -> Tensor:
-        return measure(probabilities, cases.images, maps, cases.targets, steps=_STEPS, patch=patch).score
+        return measure(score, cases.images, maps, cases.targets, steps=_STEPS, patch=patch).score
 
     values = {
         "pointing": pointing_game(maps, cases.masks, tolerance=patch[0] / 2),
         "iou": foreground_iou(maps, cases.masks, threshold=0.5),
-        "energy": energy_inside(maps, cases.masks),
+        "energy": energy_inside(maps, cases.masks).nan_to_num(0),  # NaN: a signed map has nothing positive
         "insertion": curve(insertion),
         "deletion": curve(deletion),
     }
-    return {name: float(each.nanmean()) for name, each in values.items()}
+    return {name: float(each.mean()) for name, each in values.items()}

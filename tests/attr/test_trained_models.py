@@ -1,0 +1,140 @@
+"""What can only be tested on models that learned something: the shipped ones, on scenes with known masks."""
+
+from functools import cache
+
+import pytest
+import torch
+from torch import Tensor
+
+from captum_vit import METHODS, Adapter, PromptClassifier, adapt
+from captum_vit.data import CLASSES, Scene, Scenes, with_article
+from captum_vit.metrics.functional import model_randomisation, pointing_game
+from captum_vit.zoo import load_model
+
+MODELS = ("vit", "clip", "siglip")
+TEXT_MODELS = ("clip", "siglip")
+CLASS_SPECIFIC = [name for name, method in METHODS.items() if method.class_specific]
+CLASS_AGNOSTIC = [name for name, method in METHODS.items() if not method.class_specific]
+HELD_OUT = 11
+"""A seed of scenes that neither training nor the model cards use."""
+
+LOWEST_ACCURACY: dict[str, float] = {"vit": 0.5, "clip": 0.5, "siglip": 0.5}
+"""A little below the model cards' numbers, for the spread of 60 scenes."""
+
+
+@cache
+def classifier(name: str) -> Adapter:
+    loaded = load_model(f"scenes:{name}")
+    if loaded.load_tokenizer is None:
+        return adapt(loaded.model)
+    prompts = [with_article(each) for each in CLASSES]
+    return PromptClassifier(loaded.model, loaded.load_tokenizer(), prompts, template="a photo of {}.")
+
+
+@cache
+def scenes(objects: tuple[int, int], count: int) -> list[Scene]:
+    dataset = Scenes(count, seed=HELD_OUT, objects=objects)
+    return [dataset[k] for k in range(count)]
+
+
+def pixels(some: list[Scene]) -> Tensor:
+    return torch.stack([each.image for each in some]).float() / 127.5 - 1
+
+
+def maps_of(method: str, model: str, scene: Scene) -> Tensor:
+    """(T, H, W): one map per object."""
+    targets = torch.tensor([each.label for each in scene.objects])
+    images = pixels([scene]).expand(len(targets), -1, -1, -1)
+    return METHODS[method](classifier(model)).attribute(images, target=targets).sum(1)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_right_class_or_prompt_among_64_comes_first(model):
+    some = scenes((1, 1), 60)
+    with torch.inference_mode():
+        first = classifier(model)(pixels(some)).argmax(1).tolist()
+    right = sum(guess == scene.objects[0].label for guess, scene in zip(first, some, strict=True))
+    assert right >= LOWEST_ACCURACY[model] * len(some)
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("method", ["legrad", "chefer-cam"])
+def test_maps_point_at_the_object(method, model):
+    hits = []
+    for scene in scenes((1, 4), 20):
+        masks = torch.stack([each.mask for each in scene.objects])
+        hits.append(pointing_game(maps_of(method, model, scene), masks, tolerance=4))
+    assert torch.cat(hits).mean() >= 0.7
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("method", ["legrad", "chefer-cam"])
+def test_the_map_of_one_object_lies_on_it_more_than_on_the_other(method, model):
+    own = []
+    for scene in scenes((2, 2), 20):
+        masks = torch.stack([each.mask for each in scene.objects])
+        mass = (maps_of(method, model, scene)[:, None] * masks).sum((2, 3))  # (map, object)
+        own += (mass.diagonal() > mass.flip(1).diagonal()).tolist()
+    assert sum(own) >= 0.8 * len(own)
+
+
+@pytest.mark.parametrize("method", CLASS_AGNOSTIC)
+def test_a_class_agnostic_map_is_the_same_for_both_objects(method):
+    for scene in scenes((2, 2), 3):
+        first, second = maps_of(method, "vit", scene)
+        torch.testing.assert_close(first, second)
+
+
+@pytest.mark.parametrize("method", CLASS_SPECIFIC)
+def test_a_class_specific_map_differs_between_the_objects(method):
+    for scene in scenes((2, 2), 3):
+        first, second = maps_of(method, "vit", scene)
+        assert (first - second).abs().max() > 0.1 * max(first.abs().max(), second.abs().max())
+
+
+@pytest.mark.parametrize("method", ["legrad", "chefer-cam"])
+def test_maps_change_as_weights_are_randomised_from_the_top(method):
+    some = scenes((1, 1), 8)
+    targets = torch.tensor([each.objects[0].label for each in some])
+    explainer = METHODS[method](classifier("vit"))
+
+    def explain(images: Tensor, targets: Tensor) -> Tensor:
+        return explainer.attribute(images, target=targets, resolution="patch")[:, 0]
+
+    before = explain(pixels(some), targets)
+    similar = model_randomisation(classifier("vit").model, explain, pixels(some), targets)
+    means = [float(each.nanmean()) for each in similar.values()]
+    assert len(means) == 8  # head, six blocks, embedding
+    assert means[-1] < 0.5
+    assert max(means[1:]) < 0.9
+    torch.testing.assert_close(explain(pixels(some), targets), before, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("model", TEXT_MODELS)
+def test_a_prompt_that_is_absent_gets_less_relevance_than_one_that_is_present(model):
+    """Raw maps share one scale across prompts: an absent object's map does not light up as a present one's does."""
+    legrad = METHODS["legrad"](classifier(model))
+    right = total = 0
+    for scene in scenes((2, 2), 15):
+        present = [each.label for each in scene.objects]
+        absent = [CLASSES.index(f"{a.colour} {b.shape}") for a, b in (scene.objects, scene.objects[::-1])]
+        if set(present) & set(absent):
+            continue  # they share a colour or a shape: exchanging it changes nothing
+        with torch.inference_mode():
+            logits = classifier(model)(pixels([scene]))[0]
+        highest = legrad.attribute_targets(pixels([scene]), present + absent)[0].amax((1, 2, 3))
+        right += int(logits[present].mean() > logits[absent].mean()) + int(highest[:2].mean() > highest[2:].mean())
+        total += 2
+    assert total >= 16
+    assert right >= 0.8 * total
+
+
+def test_prompts_reach_the_pooler_model():
+    """SigLIP-style: one query reads the tokens; two prompts for one image give two maps, each on its object."""
+    scene = scenes((2, 2), 1)[0]
+    loaded = load_model("scenes:siglip")
+    prompts = [each.phrase for each in scene.objects]
+    asked = PromptClassifier(loaded.model, loaded.load_tokenizer(), prompts)
+    maps = METHODS["legrad"](asked).attribute_targets(pixels([scene]), prompts)
+    assert maps.shape == (1, 2, 1, 12, 12)
+    assert (maps[0, 0] - maps[0, 1]).abs().max() > 0.1 * maps.abs().max()
