@@ -19,13 +19,13 @@ MOST_OBJECTS = 4
 
 @dataclass
 class Batch:
-    """Scenes, or windows of them.
+    """Scenes of which some patches are seen.
 
     Attributes:
-        images: (B, 3, H, W) float32 in [-1, 1].
-        positions: (B, gh·gw) the windows' patches by their number in the whole grid.
-        labels: (B, 64) 1 for a class that is there, 0 for one that is not, NaN for one that the window cuts.
-        patches: (B, gh·gw) the class that covers most of a patch; 64 for background, -100 where that is unclear.
+        images: (B, 3, 96, 96) float32 in [-1, 1].
+        positions: (B, K) the patches that are seen, by their number in the grid.
+        labels: (B, 64) 1 for a class that is there, 0 for one that is not, NaN for one that is seen in part.
+        patches: (B, K) the class that covers most of a patch; 64 for background, -100 where that is unclear.
     """
 
     images: Tensor
@@ -71,12 +71,12 @@ class SceneFile:
     def __len__(self) -> int:
         return len(self.images)
 
-    def batch(self, size: int, window: int, generator: torch.Generator) -> Batch:
+    def batch(self, size: int, seen: int, generator: torch.Generator) -> Batch:
         """Random scenes, all turned and mirrored in one random way.
 
         Args:
             size: number of scenes.
-            window: side in patches of the part that is cut around a random object; `GRID` for whole scenes.
+            seen: number of patches per scene: those that hold a part of an object first, then random ones.
             generator: decides everything.
         """
         chosen = torch.randint(len(self), (size,), generator=generator).sort().values.numpy()
@@ -87,25 +87,10 @@ class SceneFile:
         images, shares = (
             torch.rot90(each.flip(-1) if mirrored else each, turns, (-2, -1)) for each in (images, shares)
         )
-        top, left = self._corners(shares, classes, window, generator)
-        rows, columns = top[:, None] + torch.arange(window), left[:, None] + torch.arange(window)  # (B, window)
-        positions = (rows[:, :, None] * GRID + columns[:, None, :]).flatten(1)
-        return Batch(_cut(images, positions, window), positions, *_targets(classes, shares.flatten(2), positions))
-
-    @staticmethod
-    def _corners(shares: Tensor, classes: Tensor, window: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Upper left patch of a window that holds the middle of a random object."""
-        size = len(classes)
-        counts = (classes < len(CLASSES)).sum(1)
-        object_ = (torch.rand(size, generator=generator) * counts).long()
-        weight = shares[torch.arange(size), object_]  # (B, GRID, GRID)
-        weight = weight / weight.sum((1, 2), keepdim=True)
-        places = torch.arange(GRID, dtype=torch.float32) + 0.5
-        corners = []
-        for middle in ((weight.sum(2) * places).sum(1), (weight.sum(1) * places).sum(1)):
-            offset = window * (0.3 + 0.4 * torch.rand(size, generator=generator))
-            corners.append((middle - offset).round().long().clamp(0, GRID - window))
-        return corners[0], corners[1]
+        shares = shares.flatten(2)
+        order = torch.rand(size, GRID * GRID, generator=generator) + (shares.amax(1) > 0.02).float()
+        positions = order.topk(seen).indices
+        return Batch(images.contiguous(), positions, *_targets(classes, shares, positions))
 
 
 def _draw(scenes: Scenes, images: np.ndarray, classes: np.ndarray, shares: np.ndarray) -> None:
@@ -119,25 +104,14 @@ def _draw(scenes: Scenes, images: np.ndarray, classes: np.ndarray, shares: np.nd
             shares[number, place] = (255 * cells).round().byte().numpy()
 
 
-def _cut(images: Tensor, positions: Tensor, window: int) -> Tensor:
-    """(B, 3, H, W) → the windows' pixels (B, 3, 8·window, 8·window)."""
-    if window == GRID:
-        return images
-    patches = images.unfold(2, PATCH_SIZE, PATCH_SIZE).unfold(3, PATCH_SIZE, PATCH_SIZE)  # (B, 3, GRID, GRID, 8, 8)
-    patches = patches.flatten(2, 3)
-    index = positions[:, None, :, None, None].expand(-1, 3, -1, PATCH_SIZE, PATCH_SIZE)
-    cut = patches.gather(2, index).unflatten(2, (window, window))
-    return cut.permute(0, 1, 2, 4, 3, 5).flatten(4, 5).flatten(2, 3)
-
-
 def _targets(classes: Tensor, shares: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-    """What is in every window, and in every patch of it, from the shares (B, 4, GRID²)."""
-    inside = shares.gather(2, positions[:, None, :].expand(-1, MOST_OBJECTS, -1))  # (B, 4, gh·gw)
+    """What is seen of every class, and on every patch, from the shares (B, 4, GRID²)."""
+    inside = shares.gather(2, positions[:, None, :].expand(-1, MOST_OBJECTS, -1))  # (B, 4, K)
     seen = inside.sum(2) / shares.sum(2).clamp(min=1e-6)
     labels = torch.zeros(len(classes), len(CLASSES) + 1)
     value = torch.where(seen > 0.7, 1.0, torch.where(seen < 0.1, 0.0, torch.nan))
     labels.scatter_(1, classes.clamp(max=len(CLASSES)), value)
-    share, place = inside.max(1)  # (B, gh·gw)
+    share, place = inside.max(1)  # (B, K)
     patches = classes.gather(1, place)
     patches = torch.where(share > 0.35, patches, torch.where(share < 0.05, len(CLASSES), -100))
     return labels[:, : len(CLASSES)], patches

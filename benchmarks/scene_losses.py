@@ -48,10 +48,10 @@ class ClassifierLoss(nn.Module):
         return loss
 
     def _tokens(self, batch: Batch) -> Tensor:
-        """(B, 1 + gh·gw, D): what timm's ``forward_features`` returns, for windows with their own positions."""
+        """(B, 1 + K, D): what timm's ``forward_features`` returns, from the patches that are seen."""
         model = self.model
-        patches = model.patch_embed.proj(batch.images).flatten(2).mT
-        patches = patches + model.pos_embed[0, 1:][batch.positions]
+        patches = model.patch_embed(batch.images) + model.pos_embed[:, 1:]
+        patches = patches.gather(1, batch.positions[:, :, None].expand(-1, -1, model.embed_dim))
         first = (model.cls_token + model.pos_embed[:, :1]).expand(len(patches), -1, -1)
         return model.norm(model.blocks(torch.cat([first, patches], dim=1)))
 

@@ -1,9 +1,10 @@
-"""Trains the models that come with the package: ``python benchmarks/train_scenes.py windows`` (``vit, clip, siglip``).
+"""Trains the models that come with the package: ``torchrun --nproc-per-node 2 benchmarks/train_scenes.py vit``.
 
-The classifier learns in two runs: on windows of 6×6 patches around an object, which are four times cheaper than scenes,
-then on windows and scenes. The two text models begin with the classifier's image tower and learn to rank prompts.
-Everything random follows from the seed and the step, so that a run that was stopped goes on from its checkpoint as if
-nothing had happened.
+Then ``clip`` and ``siglip``, which begin with the classifier's image tower and learn to rank prompts. The classifier
+sees a third of the patches in most of its steps: those that hold a part of an object, and some of the background.
+Everything random follows from the seed, the step and the process, so that a run that was stopped goes on from its
+checkpoint as if nothing had happened. Gradients are averaged over the processes; ``python`` in place of ``torchrun``
+starts one.
 """
 
 from __future__ import annotations
@@ -11,21 +12,22 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from environments import commit, machine
+from muon import Muon
 from open_clip.tokenizer import SimpleTokenizer
 from safetensors.torch import load_file, save, save_file
 from scene_batches import Batch, SceneFile
 from scene_losses import ClassifierLoss, PromptLoss, warm_start
 from score_scenes import classifier_of, scores
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 from captum_vit.zoo.scene_models import CONTEXT_LENGTH, SCENE_MODELS, compress, expand, weight_file
@@ -41,10 +43,9 @@ class Recipe:
     Attributes:
         model: name in `SCENE_MODELS`.
         start: the run whose weights it begins with.
-        windows: sides, in patches, of what is cut from the scenes; one is drawn at every step. 12 is a whole scene.
+        seen: how many of the 144 patches of a scene the model sees; one of these numbers is drawn at every step.
         steps: number of steps.
         rate: highest learning rate.
-        decay: steps after which the falling rate would reach zero; ``steps`` where it is 0.
         seed: of everything random.
         scenes: number of different scenes.
         batch: images per step.
@@ -54,57 +55,65 @@ class Recipe:
 
     model: str
     start: str | None
-    windows: tuple[int, ...]
+    seen: tuple[int, ...]
     steps: int
     rate: float
-    decay: int = 0
     seed: int = 0
     scenes: int = 60_000
     batch: int = 64
     weight_decay: float = 0.05
     warm_up: int = 300
 
-    @property
-    def horizon(self) -> int:
-        """Steps of the whole schedule."""
-        return self.decay or self.steps
-
 
 RECIPES = {
-    "windows": Recipe("vit", None, windows=(6,), steps=4500, rate=1e-3, decay=6000),
-    "vit": Recipe("vit", "windows", windows=(6, 6, 8, 12), steps=2400, rate=7e-4, seed=1),
-    "clip": Recipe("clip", "vit", windows=(12,), steps=400, rate=4e-4, seed=2, warm_up=60),
-    "siglip": Recipe("siglip", "vit", windows=(12,), steps=400, rate=4e-4, seed=3, warm_up=60),
+    "vit": Recipe("vit", None, seen=(48,) * 7 + (144,), steps=2300, rate=2.5e-3),
+    "clip": Recipe("clip", "vit", seen=(144,), steps=400, rate=1e-3, seed=2, warm_up=60),
+    "siglip": Recipe("siglip", "vit", seen=(144,), steps=400, rate=1e-3, seed=3, warm_up=60),
 }
 """The runs by name, in the order in which they need each other."""
 
 
-def optimiser(loss: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """AdamW, without decay for vectors and tables."""
-    tables = ("pos_embed", "positional_embedding", "token_embedding", "cls_token", "class_embedding", "latent")
-    groups: dict[bool, list[Tensor]] = {True: [], False: []}
+def optimisers(loss: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the blocks, AdamW for the rest; both take the same learning rate."""
+    rest, matrices = [], []
     for name, parameter in loss.named_parameters():
-        groups[parameter.ndim > 1 and not any(table in name for table in tables)].append(parameter)
-    decays = [
-        {"params": groups[True], "weight_decay": recipe.weight_decay},
-        {"params": groups[False], "weight_decay": 0.0},
+        (matrices if "blocks." in name and parameter.ndim == 2 else rest).append(parameter)
+    return [
+        Muon(matrices, lr=recipe.rate, weight_decay=recipe.weight_decay),
+        torch.optim.AdamW(rest, lr=recipe.rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
     ]
-    return torch.optim.AdamW(decays, lr=recipe.rate, betas=(0.9, 0.98), fused=True)
 
 
 def rate_at(step: int, recipe: Recipe) -> float:
     """Linear warm-up, then a half cosine to zero."""
     if step < recipe.warm_up:
         return recipe.rate * (step + 1) / recipe.warm_up
-    return recipe.rate * 0.5 * (1 + math.cos(math.pi * (step - recipe.warm_up) / (recipe.horizon - recipe.warm_up)))
+    return recipe.rate * 0.5 * (1 + math.cos(math.pi * (step - recipe.warm_up) / (recipe.steps - recipe.warm_up)))
 
 
 def batches(file: SceneFile, recipe: Recipe, first: int) -> Iterator[tuple[int, Batch]]:
-    """Step and batch; what is drawn at a step depends on the seed and the step only."""
+    """Step and batch; what is drawn at a step depends on the seed, the step and the process only."""
     for step in range(first, recipe.steps):
         torch.manual_seed(recipe.seed * 1_000_003 + step)
-        window = random.Random(step).choice(recipe.windows)  # noqa: S311 no secret
-        yield step, file.batch(recipe.batch, window, torch.default_generator)
+        seen = recipe.seen[int(torch.randint(len(recipe.seen), ()))]  # the same in all processes
+        torch.manual_seed(torch.initial_seed() + 500_009 * _rank())
+        yield step, file.batch(recipe.batch, seen, torch.default_generator)
+
+
+def _rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def _average(parameters: Iterable[nn.Parameter]) -> None:
+    """Gives all processes the mean of their gradients."""
+    if not dist.is_initialized():
+        return
+    gradients = [each.grad for each in parameters if each.grad is not None]
+    together = torch.cat([each.flatten() for each in gradients])
+    dist.all_reduce(together)
+    together /= dist.get_world_size()
+    for gradient, part in zip(gradients, together.split([each.numel() for each in gradients]), strict=True):
+        gradient.copy_(part.view_as(gradient))
 
 
 def train(name: str, recipe: Recipe, folder: Path, device: str, save_every: int = 200) -> tuple[nn.Module, float]:
@@ -114,7 +123,7 @@ def train(name: str, recipe: Recipe, folder: Path, device: str, save_every: int 
     if recipe.start is not None:
         warm_start(model, load_file(folder / f"{recipe.start}.safetensors"))
     loss = (ClassifierLoss if recipe.model == "vit" else PromptLoss)(model).to(device).train()
-    optimizer = optimiser(loss, recipe)
+    optimizers = optimisers(loss, recipe)
     checkpoint = folder / f"{name}.pt"
     first, seconds = 0, 0.0
     if checkpoint.exists():
@@ -122,34 +131,40 @@ def train(name: str, recipe: Recipe, folder: Path, device: str, save_every: int 
         if saved["recipe"] != json.dumps(asdict(recipe)):
             raise SystemExit(f"{checkpoint} was made with another recipe: {saved['recipe']}.")
         loss.load_state_dict(saved["loss"])
-        optimizer.load_state_dict(saved["optimizer"])
+        for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
         first, seconds = saved["step"], saved["seconds"]
     file = SceneFile(folder, recipe.scenes, TRAINING_SCENES)
     began = time.perf_counter() - seconds
 
     def checkpoint_at(step: int) -> None:
-        state = {"loss": loss.state_dict(), "optimizer": optimizer.state_dict()}
+        if _rank() > 0:
+            return
+        state = {"loss": loss.state_dict(), "optimizers": [each.state_dict() for each in optimizers]}
         state |= {"recipe": json.dumps(asdict(recipe)), "step": step, "seconds": time.perf_counter() - began}
         torch.save(state, checkpoint.with_suffix(".new"))
         checkpoint.with_suffix(".new").replace(checkpoint)
 
-    with tqdm(total=recipe.steps, initial=first, desc=name, unit="step") as bar:
+    with tqdm(total=recipe.steps, initial=first, desc=name, unit="step", disable=_rank() > 0) as bar:
         average = None
         for step, batch in batches(file, recipe, first):
-            for group in optimizer.param_groups:
+            for group in (each for optimizer in optimizers for each in optimizer.param_groups):
                 group["lr"] = rate_at(step, recipe)
-            value = loss(batch.to(device), step / recipe.horizon)
-            optimizer.zero_grad()
+            value = loss(batch.to(device), step / recipe.steps)
+            loss.zero_grad()
             value.backward()
+            _average(loss.parameters())
             nn.utils.clip_grad_norm_(loss.parameters(), 1.0)
-            optimizer.step()
+            for optimizer in optimizers:
+                optimizer.step()
             average = value.item() if average is None else 0.98 * average + 0.02 * value.item()
-            bar.set_postfix(loss=f"{average:.3f}")
+            bar.set_postfix(loss=f"{average:.3f}", refresh=False)
             bar.update()
             if (step + 1) % save_every == 0:
                 checkpoint_at(step + 1)
     checkpoint_at(recipe.steps)
-    save_file(model.state_dict(), folder / f"{name}.safetensors")
+    if _rank() == 0:
+        save_file(model.state_dict(), folder / f"{name}.safetensors")
     return model.cpu().eval(), time.perf_counter() - began
 
 
@@ -169,7 +184,7 @@ def ship(name: str, model: nn.Module, recipe: Recipe, seconds: float, output: Pa
         "recipe": asdict(recipe),
         "minutes": round(seconds / 60, 1),
         "machine": machine(),
-        "threads": torch.get_num_threads(),
+        "processes": dist.get_world_size() if dist.is_initialized() else 1,
         "versions": {each: version(each) for each in ("torch", "timm", "open_clip_torch")},
         "commit": commit(),
         "scores": {what: round(value, 4) for what, value in scores(classifier_of(model, tokenizer)).items()},
@@ -192,8 +207,10 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     given = {each: getattr(options, each) for each in ("scenes", "steps", "batch", "rate", "seed")}
     recipe = replace(RECIPES[options.name], **{each: value for each, value in given.items() if value is not None})
+    if dist.is_torchelastic_launched():
+        dist.init_process_group("gloo")
     model, seconds = train(options.name, recipe, options.folder, options.device)
-    if options.name in SCENE_MODELS:
+    if _rank() == 0:
         ship(options.name, model, recipe, seconds, options.output)
 
 

@@ -87,9 +87,7 @@ def metric_table() -> str:
     rows = []
     for page, classes in metric_classes().items():
         for each in classes:
-            name = f"`{each.__name__}`"
-            written = (ROOT / "docs" / "metrics" / f"{page}.md").exists()
-            rows.append([f"[{name}]({page}.md)" if written else name, _first_line(each), *_metric_facts(each)])
+            rows.append([f"[`{each.__name__}`]({page}.md)", _first_line(each), *_metric_facts(each)])
     return _table(["metric", "what it measures", "better", "range", "needs beside maps"], rows)
 
 
@@ -123,7 +121,7 @@ def model_cards() -> str:
         ["size", *(f"{card['bytes'] / 1e6:.1f} MB" for card in cards)],
         ["parameters stored", *(f"{card['parameters'] / 1e6:.2f} M" for card in cards)],
         ["steps of its run", *(f"{card['recipe']['steps']} of {card['recipe']['batch']} images" for card in cards)],
-        ["begins with", *(f"`{card['recipe']['start']}`" for card in cards)],
+        ["begins with", *(card["recipe"]["start"] or "random weights" for card in cards)],
         *([score, *(f"{card['scores'][score]:.3f}" for card in cards)] for score in cards[0]["scores"]),
     ]
     return _table(["", *(f"`{card['model']}`" for card in cards)], rows)

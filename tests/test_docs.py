@@ -126,6 +126,15 @@ def test_method_tables_and_pages_cover_every_method():
         assert f"<!-- facts:{name}:begin -->" in page.read_text("utf-8")
 
 
+def test_every_metric_has_a_page(generate):
+    pages = generate.metric_classes()
+    assert sum(map(len, pages.values())) >= 33
+    for name, classes in pages.items():
+        text = (ROOT / "docs" / "metrics" / f"{name}.md").read_text("utf-8")
+        assert f"<!-- metrics:{name}:begin -->" in text
+        assert [each.__name__ for each in classes if f"`{each.__name__}`" not in text] == []
+
+
 def test_models_page_names_every_family():
     page = (ROOT / "docs" / "models-and-adapters.md").read_text("utf-8")
     built_in = {each.rpartition(".")[2] for each in registry._BUILT_IN}
