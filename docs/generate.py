@@ -7,6 +7,7 @@ twice; tests/test_docs.py fails where a page is out of date.
 
 from __future__ import annotations
 
+import csv
 import inspect
 import json
 import os
@@ -114,6 +115,16 @@ def demo_table() -> str:
     return markdown_table(averaged(read_csv(ROOT / "docs" / "images" / "demo.csv")))
 
 
+def every_metric() -> str:
+    """What ``benchmarks/every_metric.py`` measured: a line per metric, a column per method."""
+    path = ROOT / "benchmarks" / "results" / "every_metric.csv"
+    with path.open(newline="", encoding="utf-8") as file:
+        head, *rows = csv.reader(file)
+    return _table(
+        head, [[name, *(f"{float(value):.3f}" if value else "" for value in values)] for name, *values in rows]
+    )
+
+
 def model_cards() -> str:
     """Size, training and scores of the shipped models, from the cards beside their weights."""
     cards = [json.loads(weight_file(name).with_suffix(".json").read_text(encoding="utf-8")) for name in SCENE_MODELS]
@@ -135,6 +146,7 @@ def generated(page: Path) -> str:
     """
     parts: dict[str, Callable[[], str]] = {
         "demo": demo_table,
+        "every-metric": every_metric,
         "methods": partial(method_table, page),
         "model-cards": model_cards,
         "requirements": requirements,

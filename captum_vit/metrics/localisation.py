@@ -41,6 +41,7 @@ class PointingGame(ImageMean):
     Args:
         tolerance: in pixels, see `pointing_game`.
         ties: see `pointing_game`.
+        undefined: see `pointing_game`.
         kwargs: of `torchmetrics.Metric`.
 
     Example:
@@ -54,13 +55,20 @@ class PointingGame(ImageMean):
     range = (0.0, 1.0)
     needs = ("masks",)
 
-    def __init__(self, *, tolerance: float = 15.0, ties: Ties = "first", **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        tolerance: float = 15.0,
+        ties: Ties = "first",
+        undefined: Literal["exclude", "reference"] = "exclude",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
-        self.tolerance, self.ties = tolerance, ties
+        self.tolerance, self.ties, self.undefined = tolerance, ties, undefined
 
     def update(self, maps: Tensor, masks: Tensor) -> None:
         """Takes maps (B, H, W) and masks (B, H, W)."""
-        self.add(pointing_game(maps, masks, tolerance=self.tolerance, ties=self.ties))
+        self.add(pointing_game(maps, masks, tolerance=self.tolerance, ties=self.ties, undefined=self.undefined))
 
 
 class ClassPointingGame(Metric):

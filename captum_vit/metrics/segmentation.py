@@ -46,8 +46,8 @@ class Segmentation(Metric):
             values. With "dataset" a `BestOf` picks one threshold for all images, with "image" one for each.
         f1: the same choice for F1, or "chefer_rows" for `f1_of_rows`.
         undefined: "exclude" leaves out images whose map is constant or holds NaN and those with an empty mask, and
-            counts them. "reference" scores them as the code of Chefer et al. does: such a map has no foreground and
-            scores 0 everywhere, and a ratio of nothing to nothing is 0.
+            counts them. "reference" scores them as the code of Chefer et al. does: every pixel of such a map is
+            below the threshold, and a ratio of nothing to nothing is 0.
         kwargs: of `torchmetrics.Metric`.
 
     Attributes:

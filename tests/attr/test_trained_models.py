@@ -14,13 +14,13 @@ from captum_vit.zoo import load_model
 MODELS = ("vit", "clip", "siglip")
 TEXT_MODELS = ("clip", "siglip")
 POINTING = [("legrad", "vit"), ("legrad", "clip"), *(("chefer-cam", model) for model in MODELS)]
-"""Methods that find the object. LeGrad does not on siglip, whose pooler is undertrained: its card says 0.54."""
+"""Methods that find the object. LeGrad finds it less often on siglip: its card says 0.65."""
 CLASS_SPECIFIC = [name for name, method in METHODS.items() if method.class_specific]
 CLASS_AGNOSTIC = [name for name, method in METHODS.items() if not method.class_specific]
 HELD_OUT = 11
 """A seed of scenes that neither training nor the model cards use."""
 
-LOWEST_ACCURACY: dict[str, float] = {"vit": 0.5, "clip": 0.5, "siglip": 0.5}
+LOWEST_ACCURACY: dict[str, float] = {"vit": 0.85, "clip": 0.85, "siglip": 0.85}
 """A little below the model cards' numbers, for the spread of 60 scenes."""
 
 
@@ -65,7 +65,7 @@ def test_maps_point_at_the_object(method, model):
     for scene in scenes((1, 4), 20):
         masks = torch.stack([each.mask for each in scene.objects])
         hits.append(pointing_game(maps_of(method, model, scene), masks, tolerance=4))
-    assert torch.cat(hits).mean() >= 0.7
+    assert torch.cat(hits).mean() >= 0.8
 
 
 @pytest.mark.parametrize(("method", "model"), POINTING)
@@ -75,7 +75,7 @@ def test_the_map_of_one_object_lies_on_it_more_than_on_the_other(method, model):
         masks = torch.stack([each.mask for each in scene.objects])
         mass = (maps_of(method, model, scene)[:, None] * masks).sum((2, 3))  # (map, object)
         own += (mass.diagonal() > mass.flip(1).diagonal()).tolist()
-    assert sum(own) >= 0.8 * len(own)
+    assert sum(own) >= 0.85 * len(own)
 
 
 @pytest.mark.parametrize("method", CLASS_AGNOSTIC)
@@ -132,7 +132,7 @@ def test_a_prompt_that_is_absent_gets_a_lower_score_than_one_that_is_present(mod
         bool(scores[present].mean() > scores[absent].mean())
         for scores, (present, absent) in zip(logits, map(exchanged, some), strict=True)
     )
-    assert lower >= 0.7 * len(some)
+    assert lower >= 0.9 * len(some)
 
 
 def test_an_absent_prompt_gets_less_relevance_on_the_scale_that_prompts_share():

@@ -19,7 +19,7 @@ from scene_batches import GRID, SceneFile
 from scene_losses import PromptLoss, caption, warm_start
 from train_scenes import RECIPES, TRAINING_SCENES, batches, train
 
-SMALL = {"scenes": 24, "batch": 4, "start": None, "seen": (48, 144)}
+SMALL = {"scenes": 24, "batch": 4, "start": None}
 
 
 class InterruptedHereError(Exception):

@@ -74,6 +74,18 @@ def points_at(*inside):
     return maps, L.expand(len(inside), -1, -1)
 
 
+def test_a_constant_map_and_an_empty_mask_count_as_the_reference_counts_them():
+    maps = torch.tensor([[[2.0, 2.0], [2.0, 2.0]], [[0.0, 3.0], [1.0, 2.0]], [[2.0, 2.0], [2.0, 2.0]]])
+    masks = torch.tensor([[[1, 0], [0, 0]], [[0, 0], [0, 0]], [[0, 0], [0, 1]]])
+    excluding, reference = PointingGame(tolerance=1), PointingGame(tolerance=1, undefined="reference")
+    for metric in (excluding, reference):
+        metric.update(maps, masks)
+    assert excluding.compute().isnan()
+    assert (excluding.images, excluding.excluded) == (0, 3)
+    assert reference.compute().item() == pytest.approx(1 / 3)  # the first points at its first pixel
+    assert (reference.images, reference.excluded) == (3, 0)
+
+
 def test_the_mean_over_classes():
     metric = ClassPointingGame(4, tolerance=1)
     metric.update(*points_at(True, False, True), torch.tensor([0, 0, 0]))

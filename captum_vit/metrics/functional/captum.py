@@ -73,8 +73,7 @@ def infidelity(
         >>> [infidelity(linear, image, maps, target, **whole) for maps in (weights, wrong)]
         [tensor([0.]), tensor([64.])]
     """
-    check_images(images, targets, batch_size)
-    maps = check_inputs(images, maps, targets, patch)
+    maps = check_inputs(images, maps, targets, patch, batch_size)
     if not 0 < share <= 1:
         raise ValueError(f"share must be in (0, 1], got {share}.")
     sets = _patch_sets(images, patch, share, _checked_samples(samples), seed)

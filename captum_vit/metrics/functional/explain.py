@@ -26,7 +26,7 @@ def check_images(images: Tensor, targets: Tensor, batch_size: int) -> None:
         TypeError: targets that are not integers.
         ValueError: what does not fit, with its value.
     """
-    if images.ndim != 4 or len(images) == 0:
+    if images.ndim != 4 or 0 in images.shape:
         raise ValueError(f"images must have shape (B, C, H, W), got {tuple(images.shape)}.")
     if targets.dtype not in (torch.int64, torch.int32):
         raise TypeError(f"targets must be integers, one per image, got {targets.dtype}.")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
+from captum_vit.metrics.functional.explain import check_images
 from captum_vit.metrics.functional.maps import check_maps, is_undefined
 
 __all__ = ["Change", "Measure", "Probe", "Score", "check_inputs", "probabilities"]
@@ -47,20 +48,15 @@ def probabilities(forward_func: Score, kind: Literal["softmax", "sigmoid"] = "so
     return score
 
 
-def check_inputs(images: Tensor, maps: Tensor, targets: Tensor, patch: tuple[int, int]) -> Tensor:
+def check_inputs(images: Tensor, maps: Tensor, targets: Tensor, patch: tuple[int, int], batch_size: int) -> Tensor:
     """The maps as `check_maps` returns them, if images, maps, targets and patch fit each other.
 
     Raises:
         TypeError: maps or targets that are not tensors of the right kind.
         ValueError: what does not fit, with its value.
     """
-    if images.ndim != 4 or 0 in images.shape:
-        raise ValueError(f"images must have shape (B, C, H, W), got {tuple(images.shape)}.")
+    check_images(images, targets, batch_size)
     batch, _, height, width = images.shape
-    if targets.dtype not in (torch.int64, torch.int32):
-        raise TypeError(f"targets must be integers, one per image, got {targets.dtype}.")
-    if targets.shape != (batch,):
-        raise ValueError(f"targets must have shape ({batch},), one per image, got {tuple(targets.shape)}.")
     if min(patch) < 1 or height % patch[0] or width % patch[1]:
         raise ValueError(f"patch must divide the image's {height}×{width} pixels, got {patch[0]}×{patch[1]}.")
     return check_maps(maps, (batch, height, width))
@@ -99,11 +95,9 @@ class Probe:
         measure: Measure = "value",
         batch_size: int = 64,
     ) -> None:
-        maps = check_inputs(images, maps, targets, patch)
+        maps = check_inputs(images, maps, targets, patch, batch_size)
         if measure not in get_args(Measure):
             raise ValueError(f"measure must be one of {', '.join(get_args(Measure))}, got {measure!r}.")
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
         self._score, self._measure, self._patch, self._batch_size = score, measure, patch, batch_size
         self._targets, self._target_range = targets.long(), (int(targets.min()), int(targets.max()))
         self.images = images

@@ -1,0 +1,212 @@
+"""Every metric for every method, and for a random, a constant and a perfect map: ``python benchmarks/every_metric.py``.
+
+On scenes of two objects, whose masks are known. The perfect map is the object's mask, the constant map is the same
+everywhere, the random map is noise on the patch grid. Writes results/every_metric.csv, one line per number, and prints
+the table; docs/metrics/every-method.md shows it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from environments import HERE
+from torch import Tensor
+from torchmetrics import Metric
+from tqdm import tqdm
+
+from captum_vit import metrics
+from captum_vit.adapters import Adapter
+from captum_vit.attr import METHODS, upsample
+from captum_vit.cli.demonstration.scores import load_models
+from captum_vit.data import CLASSES, Scene, Scenes
+from captum_vit.metrics.functional import probabilities
+from captum_vit.zoo.scene_models import PATCH_SIZE
+
+Maps = Callable[[Tensor, Tensor], Tensor]
+"""Images and targets → (B, gh, gw)."""
+
+PATCH = (PATCH_SIZE, PATCH_SIZE)
+HELD_OUT = 21
+STEPS = 28
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Scenes of two objects; the tensors are in the order of (scene, object).
+
+    Attributes:
+        images: (2S, 3, H, W) every image twice.
+        targets: (2S,) the object's class.
+        others: (2S,) the other object's class.
+        absent: (2S,) the object's colour with the other object's shape, or the class after the object's.
+        masks: (2S, H, W) the object.
+        points: (2S, P, 2) as shares of width and height.
+        labels: (2S, P) whether a point lies on the object.
+    """
+
+    images: Tensor
+    targets: Tensor
+    others: Tensor
+    absent: Tensor
+    masks: Tensor
+    points: Tensor
+    labels: Tensor
+
+    @property
+    def other_masks(self) -> Tensor:
+        """(2S, H, W) the scene's other object."""
+        return self.masks.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)
+
+
+def pairs_of(scenes: Scenes) -> Pairs:
+    """Both objects of every scene, with 16 random points and 4 on the object."""
+    torch.manual_seed(0)
+    columns: dict[str, list[Tensor]] = {name: [] for name in Pairs.__annotations__}
+    for scene in (scenes[k] for k in range(len(scenes))):
+        for number in (0, 1):
+            own, other = scene.objects[number], scene.objects[1 - number]
+            inside = own.mask.nonzero()
+            points = torch.cat([torch.randint(scene.image.shape[1], (16, 2)), inside[torch.randperm(len(inside))[:4]]])
+            values = {
+                "images": scene.image.float() / 127.5 - 1,
+                "targets": torch.tensor(own.label),
+                "others": torch.tensor(other.label),
+                "absent": torch.tensor(_absent(scene, number)),
+                "masks": own.mask,
+                "points": (points.flip(1) + 0.5) / scene.image.shape[1],
+                "labels": own.mask[points[:, 0], points[:, 1]].long(),
+            }
+            for name, value in values.items():
+                columns[name].append(value)
+    return Pairs(**{name: torch.stack(values) for name, values in columns.items()})
+
+
+def _absent(scene: Scene, number: int) -> int:
+    own, other = scene.objects[number], scene.objects[1 - number]
+    mixed = CLASSES.index(f"{own.colour} {other.shape}")
+    present = {each.label for each in scene.objects}
+    return mixed if mixed not in present else next(k % 64 for k in range(own.label + 1, 99) if k % 64 not in present)
+
+
+def subjects(classifier: Adapter, pairs: Pairs) -> Iterator[tuple[str, Maps, bool]]:
+    """Name, maps, and whether the maps come from a method, which may be asked again."""
+    for name, method in METHODS.items():
+        yield name, _patch_maps(method(classifier)), True
+    grid = classifier.grid(*pairs.images.shape[2:])
+
+    def noise(images: Tensor, targets: Tensor) -> Tensor:
+        seed = int(1000 * images.double().abs().mean()) + int(targets.sum())
+        return torch.rand(len(images), *grid, generator=torch.Generator().manual_seed(seed))
+
+    def constant(images: Tensor, targets: Tensor) -> Tensor:
+        return torch.ones(len(targets), *grid).to(images)
+
+    yield "random", noise, False
+    yield "constant", constant, False
+
+
+def _patch_maps(explainer: object) -> Maps:
+    return lambda images, targets: explainer.attribute(images, target=targets, resolution="patch").sum(1)  # type: ignore[attr-defined]
+
+
+def numbers(classifier: Adapter, pairs: Pairs, maps: Maps | None, *, is_method: bool) -> Iterator[tuple[str, float]]:
+    """Name and value of every metric; without ``maps``, of the perfect map."""
+    size = (pairs.images.shape[2], pairs.images.shape[3])
+
+    def full(targets: Tensor) -> Tensor:
+        return upsample(maps(pairs.images, targets)[:, None], size)[:, 0]
+
+    if maps is None:
+        own, other = pairs.masks.float(), pairs.other_masks.float()
+        absent, grid = torch.zeros_like(own), torch.nn.functional.avg_pool2d(own[:, None], PATCH)[:, 0]
+    else:
+        own, other, absent = (full(each) for each in (pairs.targets, pairs.others, pairs.absent))
+        grid = maps(pairs.images, pairs.targets)
+    score = probabilities(classifier)
+    patches: dict[str, object] = {"patch": PATCH}
+    given = {
+        "masks": (own, pairs.masks),
+        "classes": (own, pairs.masks, pairs.targets),
+        "grid": (grid.clamp(min=0), pairs.masks),
+        "points": (own, pairs.points, pairs.labels, pairs.targets),
+        "maps": (own,),
+        "wrong": (own, absent, pairs.masks),
+        "pair": (own, other, pairs.masks, pairs.other_masks),
+        "model": (pairs.images, own, pairs.targets),
+        "method": (pairs.images, pairs.targets),
+    }
+    asked: list[tuple[Metric, str]] = [
+        (metrics.PointingGame(tolerance=PATCH_SIZE / 2), "masks"),
+        (metrics.ClassPointingGame(64, tolerance=PATCH_SIZE / 2), "classes"),
+        (metrics.EnergyInside(), "masks"),
+        (metrics.ForegroundAttentionFocus(), "grid"),
+        (metrics.BackgroundAttentionFocus(), "grid"),
+        (metrics.LocalisationAUC(), "masks"),
+        (metrics.RelevanceRankAccuracy(), "masks"),
+        (metrics.TopKInside(k=50), "masks"),
+        (metrics.PointMIoU(64), "points"),
+        (metrics.PromptPairLocalisation(), "pair"),
+        (metrics.WrongPromptEnergy(), "wrong"),
+        (metrics.WrongPromptArea(), "wrong"),
+        (metrics.PositivePerturbation(score, measure="probability", **patches), "model"),
+        (metrics.NegativePerturbation(score, measure="probability", **patches), "model"),
+        (metrics.Insertion(score, steps=STEPS, **patches), "model"),
+        (metrics.Deletion(score, steps=STEPS, **patches), "model"),
+        (metrics.AOPC(score, steps=STEPS, **patches), "model"),
+        (metrics.ABPC(score, steps=STEPS, **patches), "model"),
+        (metrics.AverageDrop(score), "model"),
+        (metrics.AverageIncrease(score), "model"),
+        (metrics.SaCo(score, **patches), "model"),
+        (metrics.FaithfulnessCorrelation(score, subset=14, **patches), "model"),
+        *((each(score, **patches), "model") for each in (metrics.RoadMoRF, metrics.RoadLeRF, metrics.RoadCombined)),
+        (metrics.Infidelity(score, **patches), "model"),
+        (metrics.Sparseness(), "maps"),
+        (metrics.Entropy(relative=True), "maps"),
+        (metrics.EffectiveComplexity(threshold=0.1, relative=True), "maps"),
+    ]
+    if is_method:
+        asked += [
+            (metrics.SensitivityMax(maps, samples=4), "method"),
+            (metrics.ModelRandomisation(classifier.model, maps), "method"),
+            (metrics.RandomTargetSimilarity(maps, 64), "method"),
+        ]
+    for metric, what in asked:
+        metric.update(*given[what])
+        yield type(metric).__name__, float(metric.compute())
+    for preset in ("chefer", "legrad"):
+        segmentation = metrics.Segmentation.preset(preset)
+        segmentation.update(own, pairs.masks)
+        yield from ((f"Segmentation, {preset}: {name}", float(each)) for name, each in segmentation.compute().items())
+
+
+def main() -> None:
+    """Measures, writes the csv file and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scenes", type=int, default=4)
+    parser.add_argument("--model", choices=["vit", "clip", "siglip"], default="vit")
+    parser.add_argument("--output", type=Path, default=HERE / "results" / "every_metric.csv")
+    options = parser.parse_args()
+    classifier = next(each for loaded, each in load_models() if loaded.name == f"scenes:{options.model}")
+    pairs = pairs_of(Scenes(options.scenes, seed=HELD_OUT, objects=(2, 2)))
+    measured: dict[str, dict[str, float]] = {}
+    whom: list[tuple[str, Maps | None, bool]] = [*subjects(classifier, pairs), ("perfect", None, False)]
+    for name, maps, is_method in tqdm(whom, unit="method"):
+        for metric, value in numbers(classifier, pairs, maps, is_method=is_method):
+            measured.setdefault(metric, {})[name] = value
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    with options.output.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["metric", *(name for name, _, _ in whom)])
+        for metric, values in measured.items():
+            writer.writerow([metric, *(f"{values[name]:.6g}" if name in values else "" for name, _, _ in whom)])
+    for metric, values in measured.items():
+        print(f"{metric:40}", *(f"{name} {value:.3f}" for name, value in values.items()))
+
+
+if __name__ == "__main__":
+    main()
