@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 from typer.testing import CliRunner
@@ -38,7 +39,10 @@ def test_the_module_is_a_command():
 def test_an_interrupt_from_the_keyboard_ends_with_130(tmp_path):
     command = [sys.executable, "-m", "captum_vit.cli", "explain", *["skimage:coffee"] * 500]
     command += ["--model", "timm:test_vit", "--untrained", "-o", str(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+    listening = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell makes its background jobs deaf to it
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=listening
+    ) as running:
         assert running.stdout.readline().startswith("skimage:coffee: predicted ")
         running.send_signal(signal.SIGINT)
         _, error = running.communicate(timeout=60)
