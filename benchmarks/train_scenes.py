@@ -104,6 +104,16 @@ def _rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
+def _drawn(folder: Path, scenes: int) -> SceneFile:
+    """The scenes, which the first process draws while the others wait."""
+    if _rank() > 0:
+        dist.barrier()
+    file = SceneFile(folder, scenes, TRAINING_SCENES)
+    if dist.is_initialized() and _rank() == 0:
+        dist.barrier()
+    return file
+
+
 def _average(parameters: Iterable[nn.Parameter]) -> None:
     """Gives all processes the mean of their gradients."""
     if not dist.is_initialized():
@@ -134,7 +144,7 @@ def train(name: str, recipe: Recipe, folder: Path, device: str, save_every: int 
         for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
             optimizer.load_state_dict(state)
         first, seconds = saved["step"], saved["seconds"]
-    file = SceneFile(folder, recipe.scenes, TRAINING_SCENES)
+    file = _drawn(folder, recipe.scenes)
     began = time.perf_counter() - seconds
 
     def checkpoint_at(step: int) -> None:

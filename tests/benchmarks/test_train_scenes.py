@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from muon import Muon, orthogonal
 from scene_batches import GRID, SceneFile
 from scene_losses import PromptLoss, caption, warm_start
-from train_scenes import RECIPES, TRAINING_SCENES, batches, train
+from train_scenes import RECIPES, batches, train
 
 SMALL = {"scenes": 24, "batch": 4, "start": None}
 
@@ -112,7 +112,6 @@ model, _ = train("vit", replace(RECIPES["vit"], steps=2, scenes=24, batch=4, war
 torch.save(model.state_dict(), f"{sys.argv[1]}/{dist.get_rank()}.pt")
 dist.destroy_process_group()
 """
-    SceneFile(tmp_path, 24, TRAINING_SCENES)
     (tmp_path / "run.py").write_text(script)
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
     subprocess.run(
