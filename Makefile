@@ -1,4 +1,4 @@
-.PHONY: help check test docs demo bench
+.PHONY: help check test docs demo pictures bench
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -18,6 +18,9 @@ demo: ## run captum-vit demo, and put its figure and its table into the README
 	captum-vit demo -o out/demo
 	cp out/demo/demo.png out/demo/demo.csv docs/images/
 	python docs/generate.py
+
+pictures: ## draw the pictures of the metrics' pages
+	python docs/pictures.py
 
 bench: ## measure speed and memory, peers in an environment of their own, into benchmarks/results/
 	python benchmarks/speed.py

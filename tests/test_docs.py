@@ -133,6 +133,7 @@ def test_every_metric_has_a_page(generate):
         text = (ROOT / "docs" / "metrics" / f"{name}.md").read_text("utf-8")
         assert f"<!-- metrics:{name}:begin -->" in text
         assert [each.__name__ for each in classes if f"`{each.__name__}`" not in text] == []
+        assert f"](../images/metrics/{name}.png)" in text
 
 
 def test_models_page_names_every_family():
