@@ -25,6 +25,7 @@ from captum_vit.attr import METHODS, upsample
 from captum_vit.cli.demonstration.scores import load_models
 from captum_vit.data import CLASSES, Scene, Scenes
 from captum_vit.metrics.functional import probabilities
+from captum_vit.metrics.functional.probe import Score
 from captum_vit.zoo.scene_models import PATCH_SIZE
 
 Maps = Callable[[Tensor, Tensor], Tensor]
@@ -114,7 +115,9 @@ def _patch_maps(explainer: object) -> Maps:
     return lambda images, targets: explainer.attribute(images, target=targets, resolution="patch").sum(1)  # type: ignore[attr-defined]
 
 
-def numbers(classifier: Adapter, pairs: Pairs, maps: Maps | None, *, is_method: bool) -> Iterator[tuple[str, float]]:
+def numbers(
+    classifier: Adapter, score: Score, pairs: Pairs, maps: Maps | None, *, is_method: bool
+) -> Iterator[tuple[str, float]]:
     """Name and value of every metric; without ``maps``, of the perfect map."""
     size = (pairs.images.shape[2], pairs.images.shape[3])
 
@@ -127,7 +130,6 @@ def numbers(classifier: Adapter, pairs: Pairs, maps: Maps | None, *, is_method: 
     else:
         own, other, absent = (full(each) for each in (pairs.targets, pairs.others, pairs.absent))
         grid = maps(pairs.images, pairs.targets)
-    score = probabilities(classifier)
     patches: dict[str, object] = {"patch": PATCH}
     given = {
         "masks": (own, pairs.masks),
@@ -191,12 +193,13 @@ def main() -> None:
     parser.add_argument("--model", choices=["vit", "clip", "siglip"], default="vit")
     parser.add_argument("--output", type=Path, default=HERE / "results" / "every_metric.csv")
     options = parser.parse_args()
-    classifier = next(each for loaded, each in load_models() if loaded.name == f"scenes:{options.model}")
+    loaded, classifier = next(each for each in load_models() if each[0].name == f"scenes:{options.model}")
+    score = probabilities(classifier, loaded.activation)
     pairs = pairs_of(Scenes(options.scenes, seed=HELD_OUT, objects=(2, 2)))
     measured: dict[str, dict[str, float]] = {}
     whom: list[tuple[str, Maps | None, bool]] = [*subjects(classifier, pairs), ("perfect", None, False)]
     for name, maps, is_method in tqdm(whom, unit="method"):
-        for metric, value in numbers(classifier, pairs, maps, is_method=is_method):
+        for metric, value in numbers(classifier, score, pairs, maps, is_method=is_method):
             measured.setdefault(metric, {})[name] = value
     options.output.parent.mkdir(parents=True, exist_ok=True)
     with options.output.open("w", newline="", encoding="utf-8") as file:

@@ -61,6 +61,7 @@ class LoadedModel:
         image_size: (H, W) of the preprocessed image.
         outputs: what the model's outputs are.
         pretrained: False for random weights, whose maps mean nothing.
+        activation: what makes probabilities of the outputs; "sigmoid" where several classes may be true at once.
         class_names: the classes in the order of the outputs, where they are known; never for random weights.
         load_tokenizer: gives the tokenizer of a model that compares images with texts; None for others.
         unknown_words: gives the words of a text that the model can't have learned anything about, where that is known.
@@ -75,6 +76,7 @@ class LoadedModel:
     image_size: tuple[int, int]
     outputs: Outputs
     pretrained: bool
+    activation: Literal["softmax", "sigmoid"] = "softmax"
     class_names: tuple[str, ...] | None = None
     load_tokenizer: Callable[[], Any] | None = None
     unknown_words: Callable[[str], list[str]] | None = None

@@ -53,6 +53,7 @@ def load(identifier: str, request: Request) -> LoadedModel:
         image_size=size,
         outputs="embedding" if reads_texts else "classes",
         pretrained=request.pretrained,
+        activation="softmax" if reads_texts else "sigmoid",
         class_names=CLASSES if request.pretrained and not reads_texts else None,
         load_tokenizer=_tokenizer if reads_texts else None,
         unknown_words=partial(_unknown_words, model) if reads_texts and request.pretrained else None,

@@ -169,7 +169,7 @@ def _scores(cases: Cases, maps: Tensor) -> dict[str, float]:
     height, width = cases.loaded.image_size
     rows, columns = cases.classifier.grid(height, width)
     patch = (height // rows, width // columns)
-    score = probabilities(cases.classifier)
+    score = probabilities(cases.classifier, cases.loaded.activation)
 
     def curve(measure: Callable[..., Curve]) -> Tensor:
         return measure(score, cases.images, maps, cases.targets, steps=_STEPS, patch=patch).score

@@ -36,16 +36,22 @@ def localised(heat, mask):
     return any(near), (found & mask).sum() / (found | mask).sum(), positive[mask].sum() / positive.sum()
 
 
+def probability(model, image, label):
+    """The classifier says which classes are present; the others, which of them fits best."""
+    outputs = model(image[None])[0]
+    return float(outputs.sigmoid()[label] if isinstance(model, torch.nn.Module) else outputs.softmax(0)[label])
+
+
 def area(model, start, finish, heat, label):
     """The mean probability while patches of 8×8 pixels change, 18 of 144 at a time."""
     relevance = [(-heat[8 * i : 8 * i + 8, 8 * j : 8 * j + 8].mean(), i, j) for i in range(12) for j in range(12)]
     changed, values = start.clone(), []
     for step, (_, i, j) in enumerate(sorted(relevance)):
         if step % 18 == 0:
-            values.append(float(model(changed[None]).softmax(1)[0, label]))
+            values.append(probability(model, changed, label))
         place = (slice(None), slice(8 * i, 8 * i + 8), slice(8 * j, 8 * j + 8))
         changed[place] = finish[place]
-    values.append(float(model(changed[None]).softmax(1)[0, label]))
+    values.append(probability(model, changed, label))
     return sum((low + high) / 2 for low, high in pairwise(values)) / 8
 
 
