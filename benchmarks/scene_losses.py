@@ -62,6 +62,10 @@ class PromptLoss(nn.Module):
     CLIP: cross-entropy over the 64 prompts and over the images of the batch, shared among what is right. SigLIP
     (arXiv 2303.15343, section 3.2): binary cross-entropy of every pair. One prompt in a batch per class, its template
     drawn; and one text per image that names all its objects.
+
+    A model with an attention pooler is asked after every block, as if that were the last (deep supervision,
+    arXiv 1409.5185): LeGrad reads every block's tokens through the pooler, which would otherwise know the last one's
+    only. The last block counts as much as all others together.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -79,17 +83,28 @@ class PromptLoss(nn.Module):
 
     def forward(self, batch: Batch, progress: float) -> Tensor:
         del progress
-        model = self.model
         templates = torch.randint(len(TEMPLATES), (len(CLASSES),))
         single = self.prompts[templates, torch.arange(len(CLASSES))]
         several = self.tokenizer([caption(labels) for labels in batch.labels])
-        texts = F.normalize(model.encode_text(torch.cat([single, several])), dim=-1)
-        images = F.normalize(model.encode_image(batch.images), dim=-1)
-        logits = model.logit_scale.exp() * images @ texts.T
+        texts = F.normalize(self.model.encode_text(torch.cat([single, several])), dim=-1)
         holds = batch.labels @ batch.labels.T >= batch.labels.sum(1)  # image i has all that text j names
         right = torch.cat([batch.labels, holds.float()], dim=1)
+        *early, last = (self._ranked(images, texts, right) for images in self._embeddings(batch.images))
+        return torch.stack([last, torch.stack(early).mean()]).mean() if early else last
+
+    def _embeddings(self, images: Tensor) -> list[Tensor]:
+        """(B, D) of the images; with a pooler, one after every block."""
+        if not self.sigmoid:
+            return [self.model.encode_image(images)]
+        trunk = self.model.visual.trunk
+        blocks = trunk.forward_intermediates(images, norm=True, output_fmt="NLC", intermediates_only=True)
+        return [trunk.forward_head(tokens) for tokens in blocks]
+
+    def _ranked(self, images: Tensor, texts: Tensor, right: Tensor) -> Tensor:
+        logits = self.model.logit_scale.exp() * F.normalize(images, dim=-1) @ texts.T
         if self.sigmoid:
-            return F.binary_cross_entropy_with_logits(logits + model.logit_bias, right, reduction="sum") / len(images)
+            biased = logits + self.model.logit_bias
+            return F.binary_cross_entropy_with_logits(biased, right, reduction="sum") / len(images)
         classes = len(CLASSES)
         parts = [_shared(logits[:, :classes], right[:, :classes]), _shared(logits[:, classes:], right[:, classes:])]
         parts += [_shared(logits.T, right.T)]

@@ -68,7 +68,7 @@ class Recipe:
 RECIPES = {
     "vit": Recipe("vit", None, seen=(48,) * 7 + (144,), steps=2300, rate=2.5e-3),
     "clip": Recipe("clip", "vit", seen=(144,), steps=400, rate=1e-3, seed=2, warm_up=60),
-    "siglip": Recipe("siglip", "vit", seen=(144,), steps=1800, rate=1e-3, seed=3, warm_up=60),
+    "siglip": Recipe("siglip", "vit", seen=(144,), steps=1100, rate=1e-3, seed=3, warm_up=60),
 }
 """The runs by name, in the order in which they need each other."""
 
