@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from captum_vit.data import DamagedSampleError, FunnyBirds
+from captum_vit.metrics import PartScores
 
 PARTS = ("beak", "eye", "foot", "tail", "wing")
 CLASSES = [{"class_idx": 1, "parts": dict.fromkeys(PARTS, 2)}, {"class_idx": 0, "parts": dict.fromkeys(PARTS, 0)}]
@@ -102,6 +103,21 @@ def test_images_without_parts(root):
             dataset.without_background(0, name)
     with pytest.raises(ValueError, match="for the split 'test', got 'train'"):
         FunnyBirds(root, "train").keeping(0, ())
+
+
+def test_the_protocol_runs_on_it(root):
+    """The model likes class 0 by the second channel, which is 1 in images without parts and 2 without objects."""
+
+    def score(images):
+        green = images[:, 1, 0, 0].mul(255).round()
+        return torch.stack([torch.tensor([10.0, 9.7, 4.0])[green.long()], torch.full_like(green, 9.8)], dim=1)
+
+    report = PartScores(score, lambda images, targets: torch.ones(len(images), 3, 4))(FunnyBirds(root))
+    assert report.accuracy == 0.5  # the second bird is taken for class 0
+    assert report.background_independence == 0  # 4 of 10, for both objects
+    assert report.curves["deletion"].tolist() == [1] * 80  # without a part 9.7 loses to 9.8
+    assert report.left_out["no order"] == 2  # all parts cost the same
+    assert report.left_out["no irrelevant"] == 0
 
 
 def test_it_can_be_pickled(root):
