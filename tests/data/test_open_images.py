@@ -65,9 +65,10 @@ def test_points_fit_the_metric(files):
 
 
 def test_the_first_images_of_the_file_with_all_their_points(files):
+    files[1].write_text(f"{HEAD}{ROWS}b,0.5,0.5,/m/03,yes,v,3,0,0,\n")  # behind rows of other images
     dataset = OpenImagesPoints(*files, max_images=1)
     assert [sample.id for sample in dataset] == ["b"]
-    assert len(dataset[0].regions[0].points.labels) == 5
+    assert [(each.label, len(each.points.labels)) for each in dataset[0].regions] == [(1, 5), (2, 1)]
     assert dataset.mids == OpenImagesPoints(*files).mids
 
 
