@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import sqrt
@@ -125,6 +125,7 @@ class Scenes(Dataset[Scene]):
         seed: non-negative.
         objects: smallest and largest number of objects, within 1 to 4.
         occlusion: whether objects may hide a part of others. Otherwise the discs around them do not meet.
+        shapes: only objects of these, such as those with parts; None for all.
 
     Raises:
         ValueError: an argument out of its range.
@@ -145,6 +146,7 @@ class Scenes(Dataset[Scene]):
         seed: int = 0,
         objects: tuple[int, int] = (1, 4),
         occlusion: bool = False,
+        shapes: Collection[str] | None = None,
     ) -> None:
         self.size = (size, size) if isinstance(size, int) else size
         if len(self.size) != 2 or min(self.size) < _SMALLEST:
@@ -155,25 +157,37 @@ class Scenes(Dataset[Scene]):
             raise ValueError(f"seed must be in [0, 2^64), got {seed}.")
         if len(objects) != 2 or not 1 <= objects[0] <= objects[1] <= 4:
             raise ValueError(f"objects must be (smallest, largest) number within 1 to 4, got {objects}.")
+        unknown = sorted(set(shapes or SHAPES) - set(SHAPES))
+        if unknown or (shapes is not None and not shapes):
+            raise ValueError(f"shapes must be among {', '.join(SHAPES)}, at least one, got {unknown or shapes}.")
         self.length, self.seed, self.objects, self.occlusion = length, seed, objects, occlusion
+        self._labels = [label for label, name in enumerate(CLASSES) if name.split()[1] in (shapes or SHAPES)]
 
     def __len__(self) -> int:
         return self.length
 
     def __getitem__(self, index: int) -> Scene:
+        canvas, drawn = self._draw(index, objects=True)
+        return Scene(index % self.length, _to_image(canvas), _visible_objects(drawn))
+
+    def background(self, index: int) -> Tensor:
+        """(3, H, W) uint8: scene ``index`` without its objects; elsewhere it is the same to the bit."""
+        return _to_image(self._draw(index, objects=False)[0])
+
+    def _draw(self, index: int, *, objects: bool) -> tuple[Canvas, list[SceneObject]]:
+        """The canvas, with or without the objects, and the objects as if nothing came in front of them."""
         if not -self.length <= index < self.length:
             raise IndexError(f"scene must be in [0, {self.length}), got {index}.")
-        index %= self.length
         height, width = self.size
-        draw = Draw(self.seed, index)
+        draw = Draw(self.seed, index % self.length)
         canvas = background(draw, height, width)
         count = self.objects[0] + draw.below(self.objects[1] - self.objects[0] + 1)
-        labels = draw.distinct(count, len(CLASSES))
+        labels = [self._labels[each] for each in draw.distinct(count, len(self._labels))]
         discs = self._discs(draw, count)
-        drawn = [_draw_object(draw, canvas, label, *disc) for label, disc in zip(labels, discs, strict=True)]
+        painted = canvas if objects else canvas.copy()  # what follows must draw the same random numbers
+        drawn = [_draw_object(draw, painted, label, *disc) for label, disc in zip(labels, discs, strict=True)]
         canvas += 7 * draw.noise(height, width, 1)
-        image = np.rint(np.minimum(np.maximum(canvas, 0), 255)).astype(np.uint8)
-        return Scene(index, torch.from_numpy(image).permute(2, 0, 1).contiguous(), _visible_objects(drawn))
+        return canvas, drawn
 
     def _discs(self, draw: Draw, count: int) -> list[tuple[float, float, float]]:
         """(x, y, radius) of every object, wholly inside the image; smaller where there is no room."""
@@ -195,6 +209,11 @@ class Scenes(Dataset[Scene]):
 def with_article(name: str) -> str:
     """A class with its article, as in captions: "a red star", "an orange star"."""
     return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+
+
+def _to_image(canvas: Canvas) -> Tensor:
+    image = np.rint(np.minimum(np.maximum(canvas, 0), 255)).astype(np.uint8)
+    return torch.from_numpy(image).permute(2, 0, 1).contiguous()
 
 
 def _distance(x: float, y: float) -> float:

@@ -22,6 +22,7 @@ from captum_vit.metrics.localisation import (
     RelevanceRankAccuracy,
     TopKInside,
 )
+from captum_vit.metrics.part_protocol import PartInterventions, PartReport, PartScores
 from captum_vit.metrics.perturbation import NegativePerturbation, PositivePerturbation
 from captum_vit.metrics.points import PointMIoU
 from captum_vit.metrics.prompts import PromptPairLocalisation, WrongPromptArea, WrongPromptEnergy
@@ -47,6 +48,9 @@ __all__ = [
     "LocalisationAUC",
     "ModelRandomisation",
     "NegativePerturbation",
+    "PartInterventions",
+    "PartReport",
+    "PartScores",
     "PointMIoU",
     "PointingGame",
     "PositivePerturbation",

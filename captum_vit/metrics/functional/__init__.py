@@ -8,6 +8,22 @@ from captum_vit.metrics.functional.complexity import effective_complexity, entro
 from captum_vit.metrics.functional.curves import Agreement, Contrast, Curve
 from captum_vit.metrics.functional.faithfulness_correlation import faithfulness_correlation
 from captum_vit.metrics.functional.fills import blurred
+from captum_vit.metrics.functional.funny_birds import (
+    Completeness,
+    background_independence,
+    completeness,
+    contrastivity,
+    correctness,
+    csdc,
+    deletion_check,
+    distractibility,
+    important_parts,
+    part_importances,
+    preservation_check,
+    single_deletion,
+    target_sensitivity,
+    targets_differ,
+)
 from captum_vit.metrics.functional.imputation import impute
 from captum_vit.metrics.functional.insertion_deletion import deletion, insertion
 from captum_vit.metrics.functional.localisation import (
@@ -19,6 +35,7 @@ from captum_vit.metrics.functional.localisation import (
 from captum_vit.metrics.functional.maps import min_max
 from captum_vit.metrics.functional.morf import abpc, aopc
 from captum_vit.metrics.functional.parameter_groups import block_groups, redraw
+from captum_vit.metrics.functional.part_classes import TargetPair, minimal_sufficient_sets, target_pair
 from captum_vit.metrics.functional.perturbation import negative_perturbation, perturbation, positive_perturbation
 from captum_vit.metrics.functional.pointing import pointing_game
 from captum_vit.metrics.functional.points import point_iou
@@ -42,17 +59,26 @@ from captum_vit.metrics.functional.thresholds import BestOf, otsu_threshold
 __all__ = [
     "Agreement",
     "BestOf",
+    "Completeness",
     "Contrast",
     "Curve",
+    "TargetPair",
     "abpc",
     "aopc",
     "average_drop",
     "average_increase",
     "background_attention_focus",
+    "background_independence",
     "block_groups",
     "blurred",
     "class_iou",
+    "completeness",
+    "contrastivity",
+    "correctness",
+    "csdc",
     "deletion",
+    "deletion_check",
+    "distractibility",
     "effective_complexity",
     "energy_inside",
     "entropy",
@@ -63,6 +89,7 @@ __all__ = [
     "foreground_average_precision",
     "foreground_iou",
     "hog_correlation",
+    "important_parts",
     "impute",
     "infidelity",
     "insertion",
@@ -70,15 +97,18 @@ __all__ = [
     "masked_confidence",
     "mean_iou",
     "min_max",
+    "minimal_sufficient_sets",
     "model_randomisation",
     "negative_perturbation",
     "other_targets",
     "otsu_threshold",
+    "part_importances",
     "perturbation",
     "pixel_accuracy",
     "point_iou",
     "pointing_game",
     "positive_perturbation",
+    "preservation_check",
     "probabilities",
     "prompt_pair_localisation",
     "random_target_similarity",
@@ -89,9 +119,13 @@ __all__ = [
     "saco",
     "salience_coefficient",
     "sensitivity_max",
+    "single_deletion",
     "sparseness",
     "spearman",
     "ssim",
+    "target_pair",
+    "target_sensitivity",
+    "targets_differ",
     "top_k_inside",
     "two_channel_average_precision",
     "wrong_prompt_area",
