@@ -14,9 +14,18 @@ from captum_vit.data import CLASSES, Scene, Scenes
 from captum_vit.metrics.functional import energy_inside, foreground_iou, pointing_game
 from captum_vit.zoo.scene_models import PATCH_SIZE
 
-METHODS_IN_CARDS = ("legrad", "chefer-cam", "gmar", "attention-rollout", "raw-attention")
+METHODS_IN_CARDS = ("legrad", "chefer-cam", "gmar", "attention-cam", "attention-rollout", "raw-attention")
 HELD_OUT = 1
-"""Seed of the scenes that scores are measured on."""
+"""Seed of the scenes that scores are measured on, and the first of three."""
+
+DEFINITIONS = {
+    "mean average precision": f"of presence, mean over the 64 classes; 1000 scenes of seed {HELD_OUT}",
+    "first of 64, one object": f"how often the class has the highest logit; 500 scenes of seed {HELD_OUT + 1}",
+    "pointing game": f"highest point on the object or within {PATCH_SIZE / 2:g} pixels; 120 scenes of seed {HELD_OUT}",
+    "foreground IoU": "of the object and the map above 0.5 after scaling to [0, 1]; the same scenes",
+    "energy inside": "share of the positive relevance on the object, maps without any left out; the same scenes",
+    "more on its own object than on the other": f"of the map's mass; 60 scenes of two objects, seed {HELD_OUT + 2}",
+}
 
 
 def classifier_of(model: nn.Module, tokenizer: object | None) -> Adapter:
@@ -28,7 +37,7 @@ def classifier_of(model: nn.Module, tokenizer: object | None) -> Adapter:
 
 
 def scores(classifier: Adapter, *, scenes: int = 1000, explained: int = 120) -> dict[str, float]:
-    """Every number of the card by name; see the comments of the card for what each means."""
+    """Every number of the card by name; `DEFINITIONS` says what each means."""
     anything = Scenes(scenes, seed=HELD_OUT)
     single = Scenes(scenes // 2, seed=HELD_OUT + 1, objects=(1, 1))
     pairs = Scenes(explained // 2, seed=HELD_OUT + 2, objects=(2, 2))

@@ -1,5 +1,7 @@
 """The script that trains the shipped models: it can be stopped anywhere, and one model begins where another ended."""
 
+import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -8,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from captum_vit.data import CLASSES, Scenes
 from captum_vit.zoo.scene_models import SCENE_MODELS, compress, expand
@@ -17,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from muon import Muon, orthogonal
 from scene_batches import GRID, SceneFile
 from scene_losses import PromptLoss, caption, warm_start
-from train_scenes import RECIPES, batches, train
+from train_scenes import RECIPES, batches, main, ship, train
 
 SMALL = {"scenes": 24, "batch": 4, "start": None}
 
@@ -53,8 +56,47 @@ def test_a_run_that_was_stopped_ends_with_the_same_weights(name, tmp_path, monke
 
 def test_a_checkpoint_of_another_recipe_is_refused(tmp_path):
     train("vit", replace(RECIPES["vit"], steps=1, **SMALL), tmp_path, "cpu")
-    with pytest.raises(SystemExit, match=r'another recipe: .*"rate": 0\.0025'):
+    with pytest.raises(SystemExit, match=r"vit\.pt was made with rate 0\.0025, not 0\.5: go on as it began, or choose"):
         train("vit", replace(RECIPES["vit"], steps=1, rate=0.5, **SMALL), tmp_path, "cpu")
+
+
+def test_a_checkpoint_that_began_with_other_weights_is_refused(tmp_path):
+    small = {name: value for name, value in SMALL.items() if name != "start"}
+    recipe = replace(RECIPES["clip"], steps=1, **small)
+    with pytest.raises(SystemExit, match=r"clip begins with .*vit\.safetensors, which is not there: train vit first"):
+        train("clip", recipe, tmp_path, "cpu")
+    train("vit", replace(RECIPES["vit"], steps=1, **small), tmp_path, "cpu")
+    train("clip", recipe, tmp_path, "cpu")
+    save_file(SCENE_MODELS["vit"]().state_dict(), tmp_path / "vit.safetensors")
+    with pytest.raises(SystemExit, match=r"clip\.pt was made with start_sha256 [0-9a-f]{64}, not [0-9a-f]{64}"):
+        train("clip", recipe, tmp_path, "cpu")
+
+
+def test_a_loss_that_is_no_number_ends_the_run(tmp_path):
+    with pytest.raises(SystemExit, match=r"the loss is nan at step [12]; the last checkpoint is .*vit\.pt"):
+        train("vit", replace(RECIPES["vit"], steps=4, rate=1e30, warm_up=0, **SMALL), tmp_path, "cpu")
+    assert not (tmp_path / "vit.safetensors").exists()
+
+
+@pytest.mark.parametrize("name", ["batch", "steps", "scenes", "threads"])
+def test_numbers_below_one_are_refused(name, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["train_scenes.py", "vit", f"--{name}", "0"])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert f"argument --{name}: must be at least 1, got 0" in capsys.readouterr().err
+
+
+def test_weights_and_card_say_what_they_are(tmp_path, monkeypatch):
+    monkeypatch.setattr("train_scenes.scores", lambda classifier: {"mean average precision": 0.5})
+    torch.manual_seed(0)
+    ship("vit", SCENE_MODELS["vit"]().eval(), RECIPES["vit"], 120.0, tmp_path / "new")
+    card = json.loads((tmp_path / "new" / "scenes-vit.json").read_text("utf-8"))
+    stored = (tmp_path / "new" / "scenes-vit.safetensors").read_bytes()
+    assert sorted(each.name for each in (tmp_path / "new").iterdir()) == ["scenes-vit.json", "scenes-vit.safetensors"]
+    assert (card["bytes"], card["sha256"]) == (len(stored), hashlib.sha256(stored).hexdigest())
+    assert (card["minutes"], card["recipe"]["steps"], card["scores"]) == (2.0, 2300, {"mean average precision": 0.5})
+    assert "seed=1000000" in card["data"]
+    assert card["retrain"] == "torchrun --nproc-per-node 1 benchmarks/train_scenes.py vit"
 
 
 def test_whole_scenes_keep_their_pixels_and_labels(scenes):
