@@ -21,7 +21,7 @@ from torchmetrics import Metric
 
 from captum_vit import METHODS, BackgroundSuppression, ViTAttribution, metrics
 from captum_vit.cli.demonstration.scores import averaged
-from captum_vit.cli.demonstration.tables import markdown_table, read_csv
+from captum_vit.cli.demonstration.tables import counted, markdown_table, read_csv
 from captum_vit.zoo.scene_models import SCENE_MODELS, weight_file
 
 ROOT = Path(__file__).parents[1]
@@ -112,7 +112,8 @@ def requirements() -> str:
 
 def demo_table() -> str:
     """The numbers that ``captum-vit demo`` wrote, as the mean over its models."""
-    return markdown_table(averaged(read_csv(ROOT / "docs" / "images" / "demo.csv")))
+    rows = read_csv(ROOT / "docs" / "images" / "demo.csv")
+    return f"{markdown_table(averaged(rows))}\n\nMean over the three models: {counted(rows)}."
 
 
 def every_metric() -> str:

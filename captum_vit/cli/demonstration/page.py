@@ -12,7 +12,7 @@ import torch
 
 from captum_vit import __version__
 from captum_vit.cli.demonstration.scores import COLUMNS, Row, averaged
-from captum_vit.cli.demonstration.tables import best, cell, heading
+from captum_vit.cli.demonstration.tables import best, cell, counted, heading
 
 __all__ = ["page"]
 
@@ -35,13 +35,12 @@ footer { margin-top: 3rem; font-size: .85rem; opacity: .75; }
 """
 
 
-def page(png: bytes, rows: Sequence[Row], *, objects: int, command: str) -> str:
+def page(png: bytes, rows: Sequence[Row], *, command: str) -> str:
     """The whole page.
 
     Args:
         png: the figure.
         rows: all models and methods.
-        objects: how many were explained, the same on every model.
         command: what reproduces it.
     """
     models = list(dict.fromkeys(row.model for row in rows))
@@ -71,13 +70,14 @@ src="data:image/png;base64,{base64.b64encode(png).decode()}"></div>
 <p>One row per object, outlined in white. Two rows show the same scene and ask for different objects: the map of a
 class-specific method moves, that of the others can't. Every map is scaled by itself.</p>
 <h2>Scores</h2>
-<p>Mean over the models, which are asked for the same {objects} objects. Arrows point to the better end, the best value
+<p>Mean over the models: {counted(rows)}. Arrows point to the better end, the best value
 is bold, and a random map shows what chance scores.</p>
 {_table(averaged(rows))}
 {single}
 <h2>What is measured</h2>
 <dl>{meanings}</dl>
-<p>Probabilities are a softmax over all 64 classes or prompts. These are small models on simple images: an order of
+<p>The classifier, which says of each class whether it is present, has its probabilities by a sigmoid; the models that
+compare an image with 64 prompts have theirs by a softmax. These are small models on simple images: an order of
 methods here is no order on photographs.</p>
 <footer>captum_vit {escape(__version__)}, {escape(versions)}, Python {escape(platform.python_version())},
 CPU threads: {torch.get_num_threads()}. Made by <code>{escape(command)}</code></footer>

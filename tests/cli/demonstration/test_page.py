@@ -1,19 +1,20 @@
 from __future__ import annotations
 
 import base64
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 
 from captum_vit.cli.demonstration.page import page
 from captum_vit.cli.demonstration.scores import COLUMNS, RANDOM, Row
-from captum_vit.cli.demonstration.tables import heading, markdown_table, read_csv, text_table, write_csv
+from captum_vit.cli.demonstration.tables import counted, heading, markdown_table, read_csv, text_table, write_csv
 
 VOID = {"meta", "img", "br"}
 
 
 def row(model, method, *values):
-    return Row(model, method, dict(zip(COLUMNS, values, strict=False)))
+    return Row(model, method, 11, dict(zip(COLUMNS, values, strict=False)))
 
 
 ROWS = [
@@ -51,7 +52,7 @@ class Reader(HTMLParser):
 
 @pytest.fixture(scope="module")
 def written():
-    return page(b"figure", ROWS, objects=7, command="captum-vit demo --scenes <3>")
+    return page(b"figure", ROWS, command="captum-vit demo --scenes <3>")
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +77,7 @@ def test_the_page_holds_the_mean_and_every_model(read):
 
 
 def test_the_best_of_the_methods_are_bold(read):
-    assert read.bold == 2 * ["0.31", "0.40", "0.050", "0.75", "0.31", "0.500", "3.2"]
+    assert read.bold == 2 * ["0.31", "0.40", "0.050", "0.75", "0.31", "0.500"]
 
 
 def test_the_page_needs_nothing_else(written, read):
@@ -97,9 +98,16 @@ def test_markdown_has_the_same_cells_in_columns():
     assert lines[1] == "| --- | ---: | ---: | ---: | ---: | ---: | ---: |"
     assert lines[2:] == [
         "| First | 0.25 | **0.31** | **0.40** | 0.123 | **0.050** | 12.3 |",
-        "| <b>&Second | **0.75** | **0.31** | 0.20 | **0.500** | 0.150 | **3.2** |",
+        "| <b>&Second | **0.75** | **0.31** | 0.20 | **0.500** | 0.150 | 3.2 |",
         "| random map | 1.00 | 0.02 | 0.90 | 0.050 | 0.010 | – |",
     ]
+
+
+def test_the_number_of_objects_is_said(written):
+    assert counted(ROWS) == "11 objects on each model"
+    many = [replace(row, objects=40) for row in ROWS]
+    assert counted(many) == "40 objects on each model, for insertion and deletion the first 12 of them"
+    assert "11 objects on each model" in written
 
 
 def test_text_is_aligned():
@@ -113,6 +121,6 @@ def test_text_is_aligned():
 def test_csv_can_be_read_again(tmp_path):
     write_csv(tmp_path / "demo.csv", ROWS)
     lines = (tmp_path / "demo.csv").read_text("utf-8").splitlines()
-    assert lines[0] == "model,method,pointing,iou,energy,insertion,deletion,milliseconds"
-    assert lines[3] == "scenes:a,random map,1.0000,0.0200,0.9000,0.0500,0.0100,"
+    assert lines[0] == "model,method,objects,pointing,iou,energy,insertion,deletion,milliseconds"
+    assert lines[3] == "scenes:a,random map,11,1.0000,0.0200,0.9000,0.0500,0.0100,"
     assert read_csv(tmp_path / "demo.csv") == ROWS

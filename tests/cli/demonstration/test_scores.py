@@ -133,6 +133,17 @@ def test_a_map_with_nothing_positive_has_no_energy_inside(scored, monkeypatch):
     assert row.values["energy"] == 0
 
 
+def test_curves_are_of_the_first_objects(scored, monkeypatch):
+    monkeypatch.setattr("captum_vit.cli.demonstration.scores.CURVE_OBJECTS", 1)
+    monkeypatch.setattr("captum_vit.cli.demonstration.scores.METHODS", {"legrad": LeGrad})
+    cases, first = scored[1], {name: getattr(scored[1], name)[:1] for name in ("images", "targets", "masks")}
+    (both, _), (one, _) = (list(measured(each, seed=0, done=lambda: None)) for each in (cases, replace(cases, **first)))
+    assert (both.objects, one.objects) == (2, 1)
+    for name in ("insertion", "deletion"):
+        assert both.values[name] == pytest.approx(one.values[name], abs=1e-5)
+    assert both.values["iou"] != pytest.approx(one.values["iou"], abs=1e-3)
+
+
 def test_random_maps_depend_on_the_seed_alone(models):
     cases = cases_of(*models["scenes:vit"], Scenes(1, seed=5, objects=(1, 1)))
     found = [list(measured(cases, seed=seed, done=lambda: None))[-1] for seed in (1, 1, 2)]
@@ -141,9 +152,9 @@ def test_random_maps_depend_on_the_seed_alone(models):
 
 def test_the_mean_over_models_is_taken_per_method():
     rows = [
-        Row("a", "x", {"iou": 0.2}),
-        Row("a", "y", {"iou": 0.5}),
-        Row("b", "x", {"iou": 0.6}),
-        Row("b", "y", {"iou": 1.0}),
+        Row("a", "x", 7, {"iou": 0.2}),
+        Row("a", "y", 7, {"iou": 0.5}),
+        Row("b", "x", 7, {"iou": 0.6}),
+        Row("b", "y", 7, {"iou": 1.0}),
     ]
-    assert averaged(rows) == [Row("mean", "x", {"iou": 0.4}), Row("mean", "y", {"iou": 0.75})]
+    assert averaged(rows) == [Row("mean", "x", 7, {"iou": 0.4}), Row("mean", "y", 7, {"iou": 0.75})]
