@@ -2,13 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
+from inspect import Parameter, signature
 from typing import Any
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-__all__ = ["ImageMean"]
+__all__ = ["Fixed", "ImageMean", "settings"]
+
+
+class Fixed(partial[Any]):
+    """A function with a model or a method and its options; copies of a metric share it, models and all."""
+
+    def __deepcopy__(self, memo: object) -> Fixed:
+        return self
+
+
+def settings(metric: Metric, values: Mapping[str, Any]) -> str:
+    """The options of a metric, to be printed with its number.
+
+    Args:
+        metric: its constructor says which options there are.
+        values: of the options.
+    """
+    options = [each.name for each in signature(type(metric)).parameters.values() if each.kind is Parameter.KEYWORD_ONLY]
+    return ", ".join(f"{name}={values[name]!r}" for name in options if name in values)
 
 
 class ImageMean(Metric):
@@ -27,6 +48,7 @@ class ImageMean(Metric):
     total: Tensor
     images: Tensor
     excluded: Tensor
+    _values: Fixed
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -40,6 +62,9 @@ class ImageMean(Metric):
         self.total += values[~undefined].double().sum()
         self.images += (~undefined).sum()
         self.excluded += undefined.sum()
+
+    def extra_repr(self) -> str:
+        return settings(self, self._values.keywords if hasattr(self, "_values") else vars(self))
 
     def compute(self) -> Tensor:
         """The mean; NaN when no image counts."""

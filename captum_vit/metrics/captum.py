@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from captum_vit.metrics.base import ImageMean
+from captum_vit.metrics.base import Fixed, ImageMean
 from captum_vit.metrics.functional.captum import infidelity, sensitivity_max
 from captum_vit.metrics.functional.explain import Explain
 from captum_vit.metrics.functional.fills import Fill
@@ -51,9 +51,9 @@ class Infidelity(ModelMetric):
         **kwargs: Any,
     ) -> None:
         super().__init__(
-            lambda *batch: infidelity(
+            Fixed(
+                infidelity,
                 score,
-                *batch,
                 patch=patch,
                 share=share,
                 fill=fill,
@@ -97,12 +97,9 @@ class SensitivityMax(ImageMean):
     ) -> None:
         super().__init__(**kwargs)
 
-        def values(images: Tensor, targets: Tensor) -> Tensor:
-            return sensitivity_max(
-                explain, images, targets, radius=radius, patch=patch, samples=samples, seed=seed, batch_size=batch_size
-            )
-
-        self._values = values
+        self._values = Fixed(
+            sensitivity_max, explain, radius=radius, patch=patch, samples=samples, seed=seed, batch_size=batch_size
+        )
 
     def update(self, images: Tensor, targets: Tensor) -> None:
         """Takes images (B, C, H, W) and targets (B,)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from captum_vit.metrics.base import Fixed
 from captum_vit.metrics.functional.average_drop import average_drop, average_increase
 from captum_vit.metrics.functional.faithfulness_correlation import faithfulness_correlation
 from captum_vit.metrics.functional.fills import Fill
@@ -33,7 +34,8 @@ class Insertion(CurveMetric):
 
     Args:
         score: images → (B, K).
-        steps: number of equal steps; see `functional.insertion`, as for the arguments below.
+        measure: what is read from the model; see `functional.insertion`, as for the arguments below.
+        steps: number of equal steps.
         fill: what the image begins as.
         patch: pixels (h, w) that change together.
         batch_size: images that the model sees at once.
@@ -47,6 +49,7 @@ class Insertion(CurveMetric):
         self,
         score: Score,
         *,
+        measure: Measure = "probability",
         steps: int = 224,
         fill: Fill = "blur",
         patch: tuple[int, int] = (1, 1),
@@ -54,7 +57,7 @@ class Insertion(CurveMetric):
         **kwargs: Any,
     ) -> None:
         super().__init__(
-            lambda *batch: insertion(score, *batch, steps=steps, fill=fill, patch=patch, batch_size=batch_size),
+            Fixed(insertion, score, measure=measure, steps=steps, fill=fill, patch=patch, batch_size=batch_size),
             points=steps + 1,
             **kwargs,
         )
@@ -67,7 +70,8 @@ class Deletion(CurveMetric):
 
     Args:
         score: images → (B, K).
-        steps: number of equal steps; see `functional.deletion`, as for the arguments below.
+        measure: what is read from the model; see `functional.deletion`, as for the arguments below.
+        steps: number of equal steps.
         fill: what replaces a pixel.
         patch: pixels (h, w) that change together.
         batch_size: images that the model sees at once.
@@ -81,6 +85,7 @@ class Deletion(CurveMetric):
         self,
         score: Score,
         *,
+        measure: Measure = "probability",
         steps: int = 224,
         fill: Fill = 0.0,
         patch: tuple[int, int] = (1, 1),
@@ -88,7 +93,7 @@ class Deletion(CurveMetric):
         **kwargs: Any,
     ) -> None:
         super().__init__(
-            lambda *batch: deletion(score, *batch, steps=steps, fill=fill, patch=patch, batch_size=batch_size),
+            Fixed(deletion, score, measure=measure, steps=steps, fill=fill, patch=patch, batch_size=batch_size),
             points=steps + 1,
             **kwargs,
         )
@@ -120,9 +125,7 @@ class AverageDrop(ModelMetric):
         **kwargs: Any,
     ) -> None:
         super().__init__(
-            lambda *batch: average_drop(
-                score, *batch, kind=kind, normalise=normalise, fill=fill, batch_size=batch_size
-            ),
+            Fixed(average_drop, score, kind=kind, normalise=normalise, fill=fill, batch_size=batch_size),
             **kwargs,
         )
 
@@ -151,7 +154,7 @@ class AverageIncrease(ModelMetric):
         **kwargs: Any,
     ) -> None:
         super().__init__(
-            lambda *batch: average_increase(score, *batch, normalise=normalise, fill=fill, batch_size=batch_size),
+            Fixed(average_increase, score, normalise=normalise, fill=fill, batch_size=batch_size),
             **kwargs,
         )
 
@@ -178,7 +181,7 @@ class AOPC(CurveMetric):
         self,
         score: Score,
         *,
-        measure: Measure = "value",
+        measure: Measure = "probability",
         steps: int = 100,
         fill: Fill = 0.0,
         patch: tuple[int, int] = (1, 1),
@@ -186,8 +189,8 @@ class AOPC(CurveMetric):
         **kwargs: Any,
     ) -> None:
         super().__init__(
-            lambda *batch: aopc(
-                score, *batch, order="morf", measure=measure, steps=steps, fill=fill, patch=patch, batch_size=batch_size
+            Fixed(
+                aopc, score, order="morf", measure=measure, steps=steps, fill=fill, patch=patch, batch_size=batch_size
             ),
             points=steps + 1,
             **kwargs,
@@ -216,7 +219,7 @@ class ABPC(ModelMetric):
         self,
         score: Score,
         *,
-        measure: Measure = "value",
+        measure: Measure = "probability",
         steps: int = 100,
         fill: Fill = 0.0,
         patch: tuple[int, int] = (1, 1),
@@ -224,9 +227,7 @@ class ABPC(ModelMetric):
         **kwargs: Any,
     ) -> None:
         super().__init__(
-            lambda *batch: (
-                abpc(score, *batch, measure=measure, steps=steps, fill=fill, patch=patch, batch_size=batch_size).score
-            ),
+            Fixed(abpc, score, measure=measure, steps=steps, fill=fill, patch=patch, batch_size=batch_size),
             **kwargs,
         )
 
@@ -259,9 +260,7 @@ class SaCo(ModelMetric):
         **kwargs: Any,
     ) -> None:
         super().__init__(
-            lambda *batch: (
-                saco(score, *batch, groups=groups, measure=measure, fill=fill, patch=patch, batch_size=batch_size).score
-            ),
+            Fixed(saco, score, groups=groups, measure=measure, fill=fill, patch=patch, batch_size=batch_size),
             **kwargs,
         )
 
@@ -298,18 +297,16 @@ class FaithfulnessCorrelation(ModelMetric):
         **kwargs: Any,
     ) -> None:
         super().__init__(
-            lambda *batch: (
-                faithfulness_correlation(
-                    score,
-                    *batch,
-                    patch=patch,
-                    subset=subset,
-                    runs=runs,
-                    measure=measure,
-                    fill=fill,
-                    seed=seed,
-                    batch_size=batch_size,
-                ).score
+            Fixed(
+                faithfulness_correlation,
+                score,
+                patch=patch,
+                subset=subset,
+                runs=runs,
+                measure=measure,
+                fill=fill,
+                seed=seed,
+                batch_size=batch_size,
             ),
             **kwargs,
         )

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from captum_vit.metrics.base import ImageMean
+from captum_vit.metrics.base import Fixed, ImageMean
 from captum_vit.metrics.functional.curves import Curve
 
 __all__ = ["CurveMetric", "ModelMetric"]
@@ -18,26 +17,27 @@ class ModelMetric(ImageMean):
     """The mean of a value per image; images, maps and targets come in `update`.
 
     Args:
-        values: images (B, C, H, W), maps (B, H, W) and targets (B,) → (B,).
+        values: images (B, C, H, W), maps (B, H, W) and targets (B,) → (B,), or a result with such a ``score``.
         kwargs: of `torchmetrics.Metric`.
     """
 
     needs = ("model",)
 
-    def __init__(self, values: Callable[[Tensor, Tensor, Tensor], Tensor], **kwargs: Any) -> None:
+    def __init__(self, values: Fixed, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._values = values
 
     def update(self, images: Tensor, maps: Tensor, targets: Tensor) -> None:
         """Takes images (B, C, H, W), maps (B, H, W) and targets (B,)."""
-        self.add(self._values(images, maps, targets))
+        values = self._values(images, maps, targets)
+        self.add(values if isinstance(values, Tensor) else values.score)
 
 
 class CurveMetric(ImageMean):
     """The mean of the areas under curves, and the mean curve.
 
     Args:
-        trace: images (B, C, H, W), maps (B, H, W) and targets (B,) → a curve per image.
+        values: images (B, C, H, W), maps (B, H, W) and targets (B,) → a curve per image.
         points: of each curve.
         kwargs: of `torchmetrics.Metric`.
     """
@@ -45,14 +45,14 @@ class CurveMetric(ImageMean):
     needs = ("model",)
     levels: Tensor
 
-    def __init__(self, trace: Callable[[Tensor, Tensor, Tensor], Curve], points: int, **kwargs: Any) -> None:
+    def __init__(self, values: Fixed, points: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._trace = trace
+        self._values = values
         self.add_state("levels", torch.zeros(points, dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, images: Tensor, maps: Tensor, targets: Tensor) -> None:
         """Takes images (B, C, H, W), maps (B, H, W) and targets (B,)."""
-        curve = self._trace(images, maps, targets)
+        curve: Curve = self._values(images, maps, targets)
         self.add(curve.score)
         self.levels += curve.values[~curve.score.isnan()].double().sum(0)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
+from captum_vit.metrics.base import Fixed
 from captum_vit.metrics.functional.curves import Curve
 from captum_vit.metrics.functional.fills import Fill
 from captum_vit.metrics.functional.perturbation import (
@@ -49,9 +50,9 @@ class _Perturbation(CurveMetric):
         **kwargs: Any,
     ) -> None:
         super().__init__(
-            lambda *batch: type(self)._curve(
+            Fixed(
+                type(self)._curve,
                 score,
-                *batch,
                 measure=measure,
                 fractions=fractions,
                 summary=summary,

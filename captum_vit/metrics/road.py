@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
+from captum_vit.metrics.base import Fixed
 from captum_vit.metrics.functional.probe import Measure, Score
 from captum_vit.metrics.functional.road import NINE_TENTHS, road, road_combined
 from captum_vit.metrics.model_metric import CurveMetric, ModelMetric
@@ -42,9 +43,9 @@ class _Road(CurveMetric):
         **kwargs: Any,
     ) -> None:
         super().__init__(
-            lambda *batch: road(
+            Fixed(
+                road,
                 score,
-                *batch,
                 order=self._order,
                 measure=measure,
                 fractions=fractions,
@@ -110,17 +111,15 @@ class RoadCombined(ModelMetric):
         **kwargs: Any,
     ) -> None:
         super().__init__(
-            lambda *batch: (
-                road_combined(
-                    score,
-                    *batch,
-                    measure=measure,
-                    fractions=fractions,
-                    noise=noise,
-                    seed=seed,
-                    patch=patch,
-                    batch_size=batch_size,
-                ).score
+            Fixed(
+                road_combined,
+                score,
+                measure=measure,
+                fractions=fractions,
+                noise=noise,
+                seed=seed,
+                patch=patch,
+                batch_size=batch_size,
             ),
             **kwargs,
         )

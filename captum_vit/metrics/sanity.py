@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from captum_vit.metrics.base import ImageMean
+from captum_vit.metrics.base import Fixed, ImageMean, settings
 from captum_vit.metrics.functional.explain import Explain
 from captum_vit.metrics.functional.parameter_groups import NamedGroups
 from captum_vit.metrics.functional.random_target import random_target_similarity
@@ -67,22 +67,18 @@ class ModelRandomisation(Metric):
     ) -> None:
         super().__init__(**kwargs)
 
-        def similarities(images: Tensor, targets: Tensor) -> dict[str, Tensor]:
-            return model_randomisation(
-                model,
-                explain,
-                images,
-                targets,
-                order=order,
-                groups=groups,
-                similarity=similarity,
-                absolute=absolute,
-                seed=seed,
-                std=std,
-                batch_size=batch_size,
-            )
-
-        self._similarities = similarities  # a closure: as an attribute, the model would be the metric's submodule
+        self._values = Fixed(
+            model_randomisation,
+            model,
+            explain,
+            order=order,
+            groups=groups,
+            similarity=similarity,
+            absolute=absolute,
+            seed=seed,
+            std=std,
+            batch_size=batch_size,
+        )
         self._names = list(randomised_groups(model, groups))
         size = len(self._names)
         self.add_state("total", torch.zeros(size, dtype=torch.float64), dist_reduce_fx="sum")
@@ -91,12 +87,15 @@ class ModelRandomisation(Metric):
 
     def update(self, images: Tensor, targets: Tensor) -> None:
         """Takes images (B, C, H, W) and their fixed targets (B,)."""
-        similarities = self._similarities(images, targets)
+        similarities = self._values(images, targets)
         values = torch.stack([similarities[name] for name in self._names])  # (groups, B)
         undefined = values.isnan()
         self.total += values.double().masked_fill(undefined, 0).sum(1)
         self.images += (~undefined).sum(1)
         self.excluded += undefined.sum(1)
+
+    def extra_repr(self) -> str:
+        return settings(self, self._values.keywords)
 
     def compute(self) -> Tensor:
         """The mean over images and groups; NaN when none counts."""
@@ -137,19 +136,15 @@ class RandomTargetSimilarity(ImageMean):
     ) -> None:
         super().__init__(**kwargs)
 
-        def values(images: Tensor, targets: Tensor) -> Tensor:
-            return random_target_similarity(
-                explain,
-                images,
-                targets,
-                outputs=outputs,
-                similarity=similarity,
-                absolute=absolute,
-                seed=seed,
-                batch_size=batch_size,
-            )
-
-        self._values = values
+        self._values = Fixed(
+            random_target_similarity,
+            explain,
+            outputs=outputs,
+            similarity=similarity,
+            absolute=absolute,
+            seed=seed,
+            batch_size=batch_size,
+        )
 
     def update(self, images: Tensor, targets: Tensor) -> None:
         """Takes images (B, C, H, W) and targets (B,)."""

@@ -23,7 +23,7 @@ def of_two_processes(tmp_path_factory):
         for rank in range(2)
     ]
     for process in processes:
-        _, error = process.communicate(timeout=120)
+        _, error = process.communicate(timeout=300)
         assert process.returncode == 0, error
     return torch.load(folder / "results.pt")
 

@@ -1,8 +1,13 @@
+from functools import partial
+
 import pytest
 import torch
 from perturbed import Linear, case, close, ordered_pixels, swapped, total
 
-from captum_vit.metrics.functional import blurred, deletion, insertion
+from captum_vit.metrics import functional
+from captum_vit.metrics.functional import blurred
+
+insertion, deletion = (partial(each, measure="value") for each in (functional.insertion, functional.deletion))
 
 
 def as_in_the_paper(start, finish, relevance, target, steps, patch):

@@ -1,6 +1,8 @@
 """The classes over the functions that ask a model, all of them at once."""
 
+import copy
 import inspect
+import pickle
 
 import pytest
 import torch
@@ -94,8 +96,40 @@ def test_defaults_are_those_of_the_function(name):
     }
 
 
+@pytest.mark.parametrize("name", ["Insertion", "Deletion", "AOPC", "ABPC", "SaCo", "RoadMoRF", "AverageDrop"])
+def test_logits_are_refused_unless_they_are_asked_for(name):
+    curve = name in ("Insertion", "Deletion", "AOPC", "ABPC")
+    options = {"steps": 4} if curve else {}
+    with pytest.raises(ValueError, match=r"score must return probabilities in \[0, 1\], got -?\d"):
+        getattr(metrics, name)(Linear(), **options).update(*case(3))
+    if curve:
+        asked = getattr(metrics, name)(Linear(), measure="value", **options)
+        asked.update(*case(3))
+        assert asked.compute().isfinite()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_metric_goes_through_a_file_with_its_options_and_its_sums(name):
+    metric = getattr(metrics, name)(functional.probabilities(Linear()), **CASES[name][1])
+    metric.update(*given())
+    again = pickle.loads(pickle.dumps(metric))
+    for each in (metric, again):
+        each.update(*given())
+    close(again.compute(), metric.compute())
+    assert repr(again) == repr(metric)
+    for option, value in CASES[name][1].items():
+        assert f"{option}={value!r}" in repr(metric)
+
+
+def test_a_copy_shares_the_model():
+    model = Linear()
+    metric = metrics.Deletion(model, steps=2)
+    assert copy.deepcopy(metric)._values.args[0] is model
+    assert list(metric.modules()) == [metric]
+
+
 def test_only_undefined_images_give_no_number():
-    metric = metrics.Deletion(Linear(), steps=2)
+    metric = metrics.Deletion(Linear(), measure="value", steps=2)
     images, maps, targets = case(2)
     metric.update(images, torch.ones_like(maps), targets)
     assert metric.compute().isnan()

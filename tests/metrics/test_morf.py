@@ -1,8 +1,14 @@
+from functools import partial
+
 import pytest
 import torch
 from perturbed import Linear, case, close, ordered_pixels, swapped, total
 
-from captum_vit.metrics.functional import abpc, aopc, deletion
+from captum_vit.metrics import functional
+
+abpc, aopc, deletion = (
+    partial(each, measure="value") for each in (functional.abpc, functional.aopc, functional.deletion)
+)
 
 
 def curve_by_loops(image, relevance, target, steps, patch, descending):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Literal, TypeAlias, get_args
 
 import torch
@@ -40,12 +41,12 @@ def probabilities(forward_func: Score, kind: Literal["softmax", "sigmoid"] = "so
     """
     if kind not in ("softmax", "sigmoid"):
         raise ValueError(f"kind must be 'softmax' or 'sigmoid', got {kind!r}.")
+    return partial(_probabilities, forward_func, kind)
 
-    def score(images: Tensor) -> Tensor:
-        logits = _precise(forward_func(images))
-        return logits.softmax(1) if kind == "softmax" else logits.sigmoid()
 
-    return score
+def _probabilities(forward_func: Score, kind: Literal["softmax", "sigmoid"], images: Tensor) -> Tensor:
+    logits = _precise(forward_func(images))
+    return logits.softmax(1) if kind == "softmax" else logits.sigmoid()
 
 
 def check_inputs(images: Tensor, maps: Tensor, targets: Tensor, patch: tuple[int, int], batch_size: int) -> Tensor:
