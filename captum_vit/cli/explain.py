@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from captum_vit.cli.arguments import checked_device, class_index, image_size, method_names, refuse
+from captum_vit.cli.arguments import checked_device, class_index, image_size, method_names, refuse, writable_folder
 
 if TYPE_CHECKING:
     from captum_vit.adapters import Adapter
@@ -184,18 +184,15 @@ def _job(
         adapter.grid(*loaded.image_size)
     except ValueError as error:
         refuse(str(error), "--image-size")
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        refuse(f"{output} can't be made a folder: {error.strerror}.", "--output")
-    return Job(loaded, adapter, {name: METHODS[name](adapter) for name in names}, indices, device, output, seed)
+    explainers = {name: METHODS[name](adapter) for name in names}
+    return Job(loaded, adapter, explainers, indices, device, writable_folder(output), seed)
 
 
 def _run(job: Job, images: list[str]) -> list[str]:
     """Explains every image; returns what went wrong."""
     from tqdm import tqdm
 
-    from captum_vit.cli.job import explain_image, result_stems
+    from captum_vit.cli.job import SavingError, explain_image, result_stems
 
     failed: list[str] = []
     stems = result_stems(images, job.output)
@@ -205,6 +202,8 @@ def _run(job: Job, images: list[str]) -> list[str]:
                 outcome = explain_image(job, image, stem)
             except RuntimeError as error:  # the model's fault, not the image's: attention that can't be captured
                 refuse(f"{job.loaded.name} can't be explained: {error}", "--model")
+            except SavingError as error:
+                refuse(str(error), "--output")
             with tqdm.external_write_mode(file=sys.stderr):
                 for line in outcome.lines:
                     typer.echo(line)

@@ -97,7 +97,7 @@ def test_scenes_and_photographs_together(tmp_path):
         (["--scene", "7", "--model", "scenes:vitt"], "must be one of scenes:vit, scenes:clip, scenes:siglip, got"),
         (["--scene", "7", "--image-size", "100"], "a multiple of 8×8 for scenes:vit, got 100×100"),
         (["--scene", "7", "skimage:chelsea", "--model", "scenes:clip"], "needs at least one: --prompt 'a cat'"),
-        (["--scene", "7", "-o", "{file}"], "can't be made a folder"),
+        (["--scene", "7", "-o", "{file}"], "can't be written: "),
     ],
 )
 def test_what_makes_no_sense_ends_with_2(arguments, message, tmp_path):
