@@ -92,6 +92,8 @@ def resized(model: nn.Module, size: tuple[int, int]) -> nn.Module:
     trunk: Any = model if hasattr(model, "set_input_size") else getattr(model.visual, "trunk", None)
     if trunk is not None:
         trunk.set_input_size(img_size=size)
+        if trunk is not model:
+            model.visual.image_size = size
         return model
     from open_clip.model import resize_pos_embed
 
