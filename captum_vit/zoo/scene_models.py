@@ -93,7 +93,8 @@ def resized(model: nn.Module, size: tuple[int, int]) -> nn.Module:
     if trunk is not None:
         trunk.set_input_size(img_size=size)
         if trunk is not model:
-            model.visual.image_size = size
+            tower: Any = model.visual
+            tower.image_size = size
         return model
     from open_clip.model import resize_pos_embed
 
