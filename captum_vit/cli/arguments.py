@@ -14,7 +14,7 @@ import typer
 if TYPE_CHECKING:
     from captum_vit.zoo import LoadedModel
 
-__all__ = ["checked_device", "class_index", "image_size", "method_names", "refuse", "writable_folder"]
+__all__ = ["checked_device", "class_index", "image_size", "method_names", "refuse", "scene_specs", "writable_folder"]
 
 
 def refuse(message: str, option: str | None = None) -> NoReturn:
@@ -35,6 +35,16 @@ def writable_folder(path: Path) -> Path:
     except OSError as error:
         refuse(f"{path} can't be written: {error.strerror}.", "--output")
     return path
+
+
+def scene_specs(numbers: Sequence[str]) -> list[str]:
+    """The names of scenes, ``scene:7`` for ``7``."""
+    from captum_vit.zoo.images import scene_number
+
+    try:
+        return [f"scene:{scene_number(f'scene:{text}')}" for text in numbers]
+    except ValueError as error:
+        refuse(str(error), "--scene")
 
 
 def image_size(text: str | None) -> tuple[int, int] | None:

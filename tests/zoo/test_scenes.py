@@ -242,6 +242,7 @@ def test_rows_must_be_rows(shape, count):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
+        ("scenes:", {}, r"must be one of scenes:vit, scenes:clip, scenes:siglip, got 'scenes:'\."),
         ("scenes:vitt", {}, r"must be one of scenes:vit, scenes:clip, scenes:siglip, got 'scenes:vitt'\."),
         ("scenes:vit", {"image_size": 100}, r"a multiple of 8×8 for scenes:vit, got 100×100\."),
         ("scenes:siglip", {"image_size": (96, 92)}, r"a multiple of 8×8 for scenes:siglip, got 96×92\."),
@@ -259,7 +260,7 @@ def test_scenes_are_images_too():
     assert load_image("scene:7").tobytes() == scene.picture.tobytes()
 
 
-@pytest.mark.parametrize("spec", ["scene:", "scene:x", "scene:-1", "scene:1.5"])
+@pytest.mark.parametrize("spec", ["scene:", "scene:x", "scene:-1", "scene:1.5", f"scene:{10**18}"])
 def test_scenes_that_do_not_exist(spec):
-    with pytest.raises(ValueError, match=rf"scene must be scene:NUMBER .*, got '{spec}'\."):
+    with pytest.raises(ValueError, match=rf"scene must be scene:NUMBER .* in \[0, 10\^18\), got '{spec}'\."):
         load_image(spec)
