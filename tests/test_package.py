@@ -81,3 +81,14 @@ def test_type_information_is_shipped():
 @pytest.mark.parametrize("file", sorted(PACKAGE.glob("**/*.py")), ids=lambda file: str(file.relative_to(PACKAGE)))
 def test_files_read_in_one_sitting(file):
     assert len(file.read_text().splitlines()) <= 400
+
+
+def test_the_source_distribution_holds_what_the_tests_import():
+    pytest.importorskip("hatchling")
+    from hatchling.builders.sdist import SdistBuilder
+
+    root = PACKAGE.parent
+    files = {each.distribution_path for each in SdistBuilder(str(root)).recurse_included_files()}
+    assert {str(each.relative_to(root)) for each in (root / "benchmarks").glob("*.py")} <= files
+    assert {"benchmarks/results/every_metric.csv", "captum_vit/zoo/weights/scenes-vit.safetensors"} <= files
+    assert not [each for each in files if ".peers" in each]

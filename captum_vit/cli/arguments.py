@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, NoReturn
 
 import typer
@@ -12,7 +14,7 @@ import typer
 if TYPE_CHECKING:
     from captum_vit.zoo import LoadedModel
 
-__all__ = ["checked_device", "class_index", "image_size", "method_names", "refuse"]
+__all__ = ["checked_device", "class_index", "image_size", "method_names", "refuse", "scene_specs", "writable_folder"]
 
 
 def refuse(message: str, option: str | None = None) -> NoReturn:
@@ -22,6 +24,27 @@ def refuse(message: str, option: str | None = None) -> NoReturn:
         typer.BadParameter: always.
     """
     raise typer.BadParameter(message, param_hint=option)
+
+
+def writable_folder(path: Path) -> Path:
+    """A folder for results, made if need be; a file is written and taken away, so that this fails before the work."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        refuse(f"{path} can't be written: {error.strerror}.", "--output")
+    return path
+
+
+def scene_specs(numbers: Sequence[str]) -> list[str]:
+    """The names of scenes, ``scene:7`` for ``7``."""
+    from captum_vit.zoo.images import scene_number
+
+    try:
+        return [f"scene:{scene_number(f'scene:{text}')}" for text in numbers]
+    except ValueError as error:
+        refuse(str(error), "--scene")
 
 
 def image_size(text: str | None) -> tuple[int, int] | None:

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from captum_vit.cli.arguments import checked_device, class_index, image_size, method_names, refuse
+from captum_vit.cli.arguments import (
+    checked_device,
+    class_index,
+    image_size,
+    method_names,
+    refuse,
+    scene_specs,
+    writable_folder,
+)
 
 if TYPE_CHECKING:
     from captum_vit.adapters import Adapter
@@ -27,12 +35,11 @@ def explain(
         typer.Argument(help="Image files, or skimage:chelsea, astronaut, coffee.", metavar="IMAGES..."),
     ] = None,
     scene: Annotated[
-        list[int] | None,
+        list[str] | None,
         typer.Option(
             help="Number of a synthetic scene, whose objects are known and outlined; repeatable. Without --target or "
             "--prompt each of its objects is explained.",
             metavar="NUMBER",
-            min=0,
         ),
     ] = None,
     model: Annotated[
@@ -40,7 +47,7 @@ def explain(
         typer.Option(
             help="timm:NAME, open_clip:ARCHITECTURE/TAG-or-FILE, hf:NAME-or-FOLDER, torchvision:NAME, or scenes:vit, "
             "scenes:clip, scenes:siglip, which come with the package. "
-            f"Without it {DEFAULT_CLASSIFIER}, or with --prompt {DEFAULT_TEXT_MODEL}."
+            f"Without it {DEFAULT_CLASSIFIER}, or with --prompt or --template {DEFAULT_TEXT_MODEL}."
         ),
     ] = None,
     method: Annotated[str, typer.Option(help="Methods, separated by commas; see captum-vit list.")] = "legrad",
@@ -75,17 +82,19 @@ def explain(
     if not images and not scene:
         refuse("name at least one image file, or a scene with --scene 7.", "IMAGES")
     side, names = image_size(size), method_names(method)
-    specs = [*(images or []), *(f"scene:{number}" for number in scene or [])]
+    specs = [*(images or []), *scene_specs(scene or [])]
     try:
         checked_device(device)
         if model is None:
-            model = DEFAULT_TEXT_MODEL if prompt else DEFAULT_CLASSIFIER
+            model = DEFAULT_TEXT_MODEL if prompt or template else DEFAULT_CLASSIFIER
             typer.echo(f"No --model: {model}, trained on synthetic scenes of coloured shapes.", err=True)
         loaded = _load(model, "untrained" if untrained else "pretrained", checkpoint, side, seed)
         loaded.model.to(device)
         adapter = _adapter(loaded, prompt or _names_in(specs, loaded), template, target)
         if prompt:
             _notice_unknown_words(loaded, prompt)
+        elif not target:
+            _notice_predicted_class(loaded, specs)
         job = _job(loaded, adapter, names, target, bool(prompt), device, output, seed)
         failed = _run(job, specs)
     except KeyboardInterrupt as error:
@@ -104,7 +113,7 @@ def _load(name: str, weights: Weights, checkpoint: Path | None, side: tuple[int,
     try:
         loaded = load_model(name, weights=weights, checkpoint=checkpoint, image_size=side, seed=seed)
     except (ValueError, FileNotFoundError, WeightsUnavailableError) as error:
-        refuse(str(error), "--model")
+        refuse(str(error), "--image-size" if str(error).startswith("image_size") else "--model")
     if not loaded.pretrained:
         typer.echo(f"UNTRAINED WEIGHTS for {name}: the maps show nothing that was learned.", err=True)
     return loaded
@@ -134,6 +143,17 @@ def _notice_unknown_words(loaded: LoadedModel, prompts: list[str]) -> None:
         )
 
 
+def _notice_predicted_class(loaded: LoadedModel, specs: list[str]) -> None:
+    from captum_vit.data import CLASSES
+
+    unnamed = loaded.outputs == "classes" and set(CLASSES).isdisjoint(loaded.class_names or ())
+    if unnamed and any(each.startswith("scene:") for each in specs):
+        typer.echo(
+            f"{loaded.name} has no classes that name the objects of a scene: its predicted class is explained.",
+            err=True,
+        )
+
+
 def _adapter(
     loaded: LoadedModel, prompts: list[str] | None, template: list[str] | None, targets: list[str] | None
 ) -> Adapter:
@@ -143,7 +163,8 @@ def _adapter(
 
     if loaded.load_tokenizer is None:
         if prompts or template:
-            refuse(f"{loaded.name} reads no texts; choose classes with --target.", "--prompt")
+            option = "--prompt" if prompts else "--template"
+            refuse(f"{loaded.name} reads no texts; choose classes with --target.", option)
         try:
             return adapt(loaded.model)
         except TypeError as error:
@@ -155,7 +176,7 @@ def _adapter(
     try:
         return PromptClassifier(loaded.model, loaded.load_tokenizer(), prompts, template=template or "{}")
     except (ValueError, TypeError, ImportError, WeightsUnavailableError) as error:
-        refuse(str(error), "--prompt")
+        refuse(str(error), "--template" if str(error).startswith("template") else "--prompt")
 
 
 def _job(
@@ -184,18 +205,15 @@ def _job(
         adapter.grid(*loaded.image_size)
     except ValueError as error:
         refuse(str(error), "--image-size")
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        refuse(f"{output} can't be made a folder: {error.strerror}.", "--output")
-    return Job(loaded, adapter, {name: METHODS[name](adapter) for name in names}, indices, device, output, seed)
+    explainers = {name: METHODS[name](adapter) for name in names}
+    return Job(loaded, adapter, explainers, indices, device, writable_folder(output), seed)
 
 
 def _run(job: Job, images: list[str]) -> list[str]:
     """Explains every image; returns what went wrong."""
     from tqdm import tqdm
 
-    from captum_vit.cli.job import explain_image, result_stems
+    from captum_vit.cli.job import SavingError, explain_image, result_stems
 
     failed: list[str] = []
     stems = result_stems(images, job.output)
@@ -205,6 +223,8 @@ def _run(job: Job, images: list[str]) -> list[str]:
                 outcome = explain_image(job, image, stem)
             except RuntimeError as error:  # the model's fault, not the image's: attention that can't be captured
                 refuse(f"{job.loaded.name} can't be explained: {error}", "--model")
+            except SavingError as error:
+                refuse(str(error), "--output")
             with tqdm.external_write_mode(file=sys.stderr):
                 for line in outcome.lines:
                     typer.echo(line)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -20,7 +21,7 @@ from captum_vit.data import with_article
 from captum_vit.viz import figure
 from captum_vit.zoo import LoadedModel, load_image, load_scene
 
-__all__ = ["Job", "Outcome", "explain_image", "result_stems"]
+__all__ = ["Job", "Outcome", "SavingError", "explain_image", "result_stems"]
 
 _PACKAGES = ("captum-vit", "torch", "torchvision", "timm", "transformers", "open_clip_torch")
 
@@ -56,6 +57,21 @@ class Outcome:
     problems: list[str] = field(default_factory=list)
 
 
+class SavingError(Exception):
+    """A result that can't be written: a folder stands in its place, or the disk is full."""
+
+    def __init__(self, path: Path, error: OSError) -> None:
+        super().__init__(f"{path} can't be written: {error.strerror or error}.")
+
+
+@contextmanager
+def _saving(path: Path) -> Iterator[Path]:
+    try:
+        yield path
+    except OSError as error:
+        raise SavingError(path, error) from error
+
+
 def result_stems(images: Sequence[str], output: Path) -> list[str]:
     """File names without ending, one per image, none twice and none that would overwrite an image that is explained.
 
@@ -81,6 +97,9 @@ def explain_image(job: Job, spec: str, stem: str) -> Outcome:
     """Explains one image by every method and writes its figure and its maps.
 
     A method whose map is blank is left out of both and reported; with no map at all nothing is written.
+
+    Raises:
+        SavingError: one of them can't be written.
     """
     outcome = Outcome()
     try:
@@ -147,22 +166,23 @@ def _save(
     image = job.loaded.denormalise(pixels.float()).permute(1, 2, 0).numpy()  # (H, W, 3)
     nothing = np.zeros(image.shape[:2], dtype=bool)
     outlined = np.stack([masks.get(target, nothing) for target in targets])  # (T, H, W)
-    np.savez_compressed(
-        job.output / f"{stem}.npz",
-        maps=torch.stack(list(maps.values()))[:, :, 0].numpy(),  # (methods, T, gh, gw), raw
-        methods=np.array(list(maps)),
-        targets=np.array(targets),
-        labels=np.array(labels),
-        logits=scores.numpy(),
-        grid=np.array(job.adapter.grid(*job.loaded.image_size)),
-        image=(image * 255).round().astype(np.uint8),
-        masks=outlined,
-        source=np.array(spec),
-        model=np.array(job.loaded.name),
-        pretrained=np.array(job.loaded.pretrained),
-        seed=np.array(job.seed),
-        versions=np.array(json.dumps({each: version(each) for each in _PACKAGES})),
-    )
+    with _saving(job.output / f"{stem}.npz") as path:
+        np.savez_compressed(
+            path,
+            maps=torch.stack(list(maps.values()))[:, :, 0].numpy(),  # (methods, T, gh, gw), raw
+            methods=np.array(list(maps)),
+            targets=np.array(targets),
+            labels=np.array(labels),
+            logits=scores.numpy(),
+            grid=np.array(job.adapter.grid(*job.loaded.image_size)),
+            image=(image * 255).round().astype(np.uint8),
+            masks=outlined,
+            source=np.array(spec),
+            model=np.array(job.loaded.name),
+            pretrained=np.array(job.loaded.pretrained),
+            seed=np.array(job.seed),
+            versions=np.array(json.dumps({each: version(each) for each in _PACKAGES})),
+        )
     size = (image.shape[0], image.shape[1])
     covered = job.adapter.covered(*size)
     made = figure(
@@ -174,4 +194,5 @@ def _save(
         title=f"{job.loaded.name} on {Path(spec).name}",
         notice=None if job.loaded.pretrained else "UNTRAINED WEIGHTS: these maps mean nothing",
     )
-    made.savefig(job.output / f"{stem}.png")
+    with _saving(job.output / f"{stem}.png") as path:
+        made.savefig(path)

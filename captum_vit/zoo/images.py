@@ -10,7 +10,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from captum_vit.data import Scene, Scenes
 
-__all__ = ["SAMPLES", "load_image", "load_scene"]
+__all__ = ["SAMPLES", "load_image", "load_scene", "scene_number"]
 
 SAMPLES = ("astronaut", "chelsea", "coffee")
 """Photographs in scikit-image's package: a person with a rocket, a cat's face, a cup on a table."""
@@ -59,10 +59,20 @@ def load_scene(spec: str) -> Scene:
     Raises:
         ValueError: no such scene.
     """
-    number = spec.removeprefix("scene:")
-    if not re.fullmatch(r"\d{1,18}", number):
-        raise ValueError(f"scene must be scene:NUMBER with a whole number from 0 on, got {spec!r}.")
-    return Scenes(int(number) + 1)[int(number)]
+    number = scene_number(spec)
+    return Scenes(number + 1)[number]
+
+
+def scene_number(spec: str) -> int:
+    """7 for ``scene:7``.
+
+    Raises:
+        ValueError: no such scene.
+    """
+    digits = spec.removeprefix("scene:")
+    if not re.fullmatch(r"\d{1,18}", digits):
+        raise ValueError(f"scene must be scene:NUMBER with a whole number in [0, 10^18), got {spec!r}.")
+    return int(digits)
 
 
 def _sample(name: str) -> Image.Image:

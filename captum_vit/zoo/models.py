@@ -61,7 +61,9 @@ class LoadedModel:
         image_size: (H, W) of the preprocessed image.
         outputs: what the model's outputs are.
         pretrained: False for random weights, whose maps mean nothing.
-        activation: what makes probabilities of the outputs; "sigmoid" where several classes may be true at once.
+        activation: what makes probabilities of the outputs: "softmax" over classes that exclude each other, and over
+            the texts that one image is compared with; "sigmoid" where the classifier was trained to say which classes
+            are present.
         class_names: the classes in the order of the outputs, where they are known; never for random weights.
         load_tokenizer: gives the tokenizer of a model that compares images with texts; None for others.
         unknown_words: gives the words of a text that the model can't have learned anything about, where that is known.
@@ -118,7 +120,7 @@ def load_model(
         WeightsUnavailableError: no network and no cached copy, or no published weights.
     """
     library, _, identifier = name.partition(":")
-    if library not in LIBRARIES or not identifier:
+    if library not in LIBRARIES or not (identifier or name == "scenes:"):  # the scenes' loader lists its three
         known = ", ".join(f"{each}:NAME" for each in LIBRARIES)
         raise ValueError(f"model must be one of {known}, got {name!r}.")
     if weights not in ("pretrained", "untrained", "auto"):

@@ -6,6 +6,7 @@ in training; the others are zero.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["CONTEXT_LENGTH", "IMAGE_SIZE", "PATCH_SIZE", "SCENE_MODELS", "compress", "expand", "resized", "weight_file"]
+__all__ = [
+    "CONTEXT_LENGTH",
+    "IMAGE_SIZE",
+    "PATCH_SIZE",
+    "SCENE_MODELS",
+    "check_shipped",
+    "compress",
+    "expand",
+    "resized",
+    "weight_file",
+]
 
 IMAGE_SIZE = 96
 PATCH_SIZE = 8
@@ -81,6 +92,9 @@ def resized(model: nn.Module, size: tuple[int, int]) -> nn.Module:
     trunk: Any = model if hasattr(model, "set_input_size") else getattr(model.visual, "trunk", None)
     if trunk is not None:
         trunk.set_input_size(img_size=size)
+        if trunk is not model:
+            tower: Any = model.visual
+            tower.image_size = size
         return model
     from open_clip.model import resize_pos_embed
 
@@ -100,6 +114,20 @@ def weight_file(name: str) -> Path:
     return Path(__file__).parent / "weights" / f"scenes-{name}.safetensors"
 
 
+def check_shipped(path: Path) -> None:
+    """Compares a shipped file with the SHA-256 on the card beside it.
+
+    Raises:
+        ValueError: it is not the file that was shipped.
+    """
+    card, found = path.with_suffix(".json"), hashlib.sha256(path.read_bytes()).hexdigest()
+    if f'"sha256": "{found}"'.encode() not in card.read_bytes():
+        raise ValueError(
+            f"{path} is damaged: its SHA-256 must be the one in {card.name}, got {found}. Install captum-vit again: "
+            "pip install --force-reinstall --no-deps captum-vit."
+        )
+
+
 def compress(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """A state dict in half precision, with the rows of the embedding table that are not zero and their numbers."""
     small = {name: weight.half() if weight.is_floating_point() else weight for name, weight in state.items()}
@@ -110,8 +138,12 @@ def compress(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: weight.contiguous() for name, weight in small.items()}
 
 
-def expand(small: dict[str, Tensor]) -> dict[str, Tensor]:
+def expand(small: dict[str, Tensor], path: str | Path = "in memory") -> dict[str, Tensor]:
     """The state dict that was given to `compress`, to half precision's rounding, in float32.
+
+    Args:
+        small: what `compress` gave.
+        path: the file it was read from, for messages.
 
     Raises:
         ValueError: rows of a table without their numbers in it.
@@ -119,13 +151,22 @@ def expand(small: dict[str, Tensor]) -> dict[str, Tensor]:
     state = {name: weight.float() if weight.is_floating_point() else weight for name, weight in small.items()}
     for name in [each.removesuffix(".rows") for each in state if each.endswith(f"{_TABLE}.rows")]:
         rows, indices = state.pop(f"{name}.rows"), state.pop(f"{name}.indices", None)
-        if (
-            indices is None
-            or len(indices) != len(rows)
-            or not 0 <= int(indices.min()) <= int(indices.max()) < _VOCABULARY
-        ):
+        if indices is None or not _number_rows(indices, rows):
+            got = "none" if indices is None else f"{tuple(indices.shape)} {indices.dtype}"
             raise ValueError(
-                f"{name} must come as rows and one number below {_VOCABULARY} for each, got something else."
+                f"checkpoint {path}: {name} must come as rows (N, width) and N different whole numbers below "
+                f"{_VOCABULARY}, got rows {tuple(rows.shape)} and numbers {got}."
             )
         state[name] = torch.zeros(_VOCABULARY, rows.shape[1]).index_copy(0, indices.long(), rows)
     return state
+
+
+def _number_rows(indices: Tensor, rows: Tensor) -> bool:
+    """Whether these are the numbers of different rows of the table."""
+    return (
+        indices.dtype in (torch.int32, torch.int64)
+        and indices.ndim == 1
+        and rows.ndim == 2
+        and 0 < len(indices) == len(rows) == len(indices.unique())
+        and 0 <= int(indices.min()) <= int(indices.max()) < _VOCABULARY
+    )

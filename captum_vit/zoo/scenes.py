@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -15,6 +16,7 @@ from captum_vit.zoo.scene_models import (
     IMAGE_SIZE,
     PATCH_SIZE,
     SCENE_MODELS,
+    check_shipped,
     expand,
     resized,
     weight_file,
@@ -38,11 +40,9 @@ def load(identifier: str, request: Request) -> LoadedModel:
         )
     with random_weights(request.seed):
         model = SCENE_MODELS[identifier]()
-    path = request.checkpoint or (weight_file(identifier) if request.pretrained else None)
+    path = request.checkpoint or (_shipped(name, weight_file(identifier)) if request.pretrained else None)
     if path is not None:
-        if path == weight_file(identifier) and not path.is_file():
-            raise WeightsUnavailableError(name, f"{path.name} is missing from this installation of captum-vit")
-        load_strictly(model, expand(read_state_dict(path)), path)
+        load_strictly(model, expand(read_state_dict(path), path), path)
     reads_texts = identifier != "vit"
     return LoadedModel(
         name=name,
@@ -58,6 +58,19 @@ def load(identifier: str, request: Request) -> LoadedModel:
         load_tokenizer=_tokenizer if reads_texts else None,
         unknown_words=partial(_unknown_words, model) if reads_texts and request.pretrained else None,
     )
+
+
+def _shipped(name: str, path: Path) -> Path:
+    """The file of weights, which must be there with its card, and whole."""
+    for each in (path, path.with_suffix(".json")):
+        if not each.is_file():
+            raise WeightsUnavailableError(
+                name,
+                f"{each.name} is missing from this installation of captum-vit",
+                remedy="Install captum-vit again: pip install --force-reinstall --no-deps captum-vit.",
+            )
+    check_shipped(path)
+    return path
 
 
 def _preprocess(size: tuple[int, int]) -> transforms.Compose:

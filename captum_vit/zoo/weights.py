@@ -31,10 +31,11 @@ class WeightsUnavailableError(RuntimeError):
         name: the model's name.
         cause: why, in one line.
         what: what is missing; the remedy depends on whether it is the weights.
+        remedy: what can be done, where that is something else.
     """
 
-    def __init__(self, name: str, cause: str, what: str = "pretrained weights") -> None:
-        remedy = (
+    def __init__(self, name: str, cause: str, what: str = "pretrained weights", *, remedy: str | None = None) -> None:
+        remedy = remedy or (
             "Give a local file (checkpoint=FILE, --checkpoint FILE), take random weights (weights='untrained', "
             "--untrained), or connect once so that they are cached."
             if what == "pretrained weights"
@@ -111,7 +112,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not a file of weights.
+        ValueError: not a file of weights, or weights that are infinite or no numbers.
     """
     path = Path(path)
     if not path.is_file():
@@ -124,6 +125,9 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
             f"checkpoint {path} must hold weights by name (a state dict, or one under {', '.join(_WRAPPERS)}), got "
             f"{type(state).__name__}."
         )
+    for name, weight in state.items():
+        if weight.is_floating_point() and not weight.isfinite().all():
+            raise ValueError(f"checkpoint {path} must hold finite weights, got NaN or infinity in {name}.")
     prefix = "module." if all(name.startswith("module.") for name in state) else ""
     return {name.removeprefix(prefix): weight for name, weight in state.items()}
 

@@ -92,21 +92,23 @@ def test_a_class_specific_map_differs_between_the_objects(method):
         assert (first - second).abs().max() > 0.1 * max(first.abs().max(), second.abs().max())
 
 
+@pytest.mark.parametrize("model", ["vit", "clip"])
 @pytest.mark.parametrize("method", ["legrad", "chefer-cam"])
-def test_maps_change_as_weights_are_randomised_from_the_top(method):
+def test_maps_change_as_weights_are_randomised_from_the_top(method, model):
     some = scenes((1, 1), 8)
     targets = torch.tensor([each.objects[0].label for each in some])
-    explainer = METHODS[method](classifier("vit"))
+    explainer = METHODS[method](classifier(model))
 
     def explain(images: Tensor, targets: Tensor) -> Tensor:
         return explainer.attribute(images, target=targets, resolution="patch")[:, 0]
 
     before = explain(pixels(some), targets)
-    similar = model_randomisation(classifier("vit").model, explain, pixels(some), targets)
+    similar = model_randomisation(classifier(model).model, explain, pixels(some), targets)
     means = [float(each.nanmean()) for each in similar.values()]
     assert len(means) == 8  # head, six blocks, embedding
-    assert means[-1] < 0.5
-    assert max(means[1:]) < 0.9
+    assert max(means[-2:]) < 0.5
+    if model == "vit":  # on clip LeGrad's map keeps a correlation of 0.99 when the uppermost block is random
+        assert max(means[1:]) < 0.9
     torch.testing.assert_close(explain(pixels(some), targets), before, atol=0, rtol=0)
 
 
@@ -147,11 +149,16 @@ def test_an_absent_prompt_gets_less_relevance_on_the_scale_that_prompts_share():
 
 
 def test_prompts_reach_the_pooler_model():
-    """SigLIP-style: one query reads the tokens; two prompts for one image give two maps, each on its object."""
-    scene = scenes((2, 2), 1)[0]
+    """SigLIP-style: one query reads the tokens; the maps of two prompts for one image lie each on its own object."""
     loaded = load_model("scenes:siglip")
-    prompts = [each.phrase for each in scene.objects]
-    asked = PromptClassifier(loaded.model, loaded.load_tokenizer(), prompts)
-    maps = METHODS["legrad"](asked).attribute_targets(pixels([scene]), prompts)
-    assert maps.shape == (1, 2, 1, 12, 12)
-    assert (maps[0, 0] - maps[0, 1]).abs().max() > 0.1 * maps.abs().max()
+    tokenizer = loaded.load_tokenizer()
+    own = []
+    for scene in scenes((2, 2), 20):
+        prompts = [each.phrase for each in scene.objects]
+        asked = PromptClassifier(loaded.model, tokenizer, prompts)
+        maps = METHODS["chefer-cam"](asked).attribute_targets(pixels([scene]), prompts)[0, :, 0]  # (map, 12, 12)
+        shares = torch.stack([each.mask for each in scene.objects]).float().unfold(1, 8, 8).unfold(2, 8, 8).mean((3, 4))
+        mass = (maps[:, None] * shares).sum((2, 3))  # (map, object)
+        own += (mass.diagonal() > mass.flip(1).diagonal()).tolist()
+    assert len(own) == 40
+    assert sum(own) >= 0.9 * len(own)

@@ -114,7 +114,8 @@ def test_a_file_that_cannot_be_written_is_an_error(tmp_path, monkeypatch):
 def test_missing_and_damaged_weights_are_an_error(tmp_path, monkeypatch):
     weights = tmp_path / "scenes-vit.safetensors"
     monkeypatch.setattr("captum_vit.zoo.scenes.weight_file", lambda name: weights)
-    for said in ("scenes-vit.safetensors is missing", "is no safetensors file"):
+    weights.with_suffix(".json").write_text("{}")
+    for said in ("scenes-vit.safetensors is missing", "scenes-vit.safetensors is damaged"):
         result = run("-o", tmp_path / "out")
         assert result.exit_code == 2
         assert said in " ".join(re.sub(r"[│\n]+", " ", result.stderr).split())

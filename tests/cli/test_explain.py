@@ -41,6 +41,11 @@ def saved(path):
         return dict(file)
 
 
+def said(result):
+    """What stands on stderr, without the line breaks."""
+    return " ".join(result.stderr.split())
+
+
 def run(*arguments):
     return CliRunner().invoke(app, ["explain", *map(str, arguments)])
 
@@ -202,6 +207,25 @@ def test_results_never_share_a_name_nor_overwrite_an_image(tmp_path):
     assert stems(tmp_path / "cat.jpg") == ["cat"]
 
 
+@pytest.mark.parametrize("ending", ["npz", "png"])
+def test_a_folder_in_a_results_place_ends_with_2(ending, classifier, photo, tmp_path):
+    taken = tmp_path / "out" / f"photo.{ending}"
+    taken.mkdir(parents=True)
+    result = run(photo, "--model", classifier, "-o", tmp_path / "out")
+    assert result.exit_code == 2, result.output
+    assert f"Invalid value for --output: {taken} can't be written: Is a directory." in said(result)
+
+
+def test_a_disk_that_is_full_ends_with_2(classifier, photo, tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")  # names no file
+
+    monkeypatch.setattr("captum_vit.cli.job.np.savez_compressed", full)
+    result = run(photo, "--model", classifier, "-o", tmp_path)
+    assert result.exit_code == 2, result.output
+    assert f"{tmp_path / 'photo-2.npz'} can't be written: No space left on device." in said(result)
+
+
 def test_an_interruption_ends_with_130(classifier, photo, tmp_path, monkeypatch):
     def interrupted(*args):
         raise KeyboardInterrupt
@@ -228,7 +252,7 @@ def test_an_interruption_ends_with_130(classifier, photo, tmp_path, monkeypatch)
         (["--image-size", "36x32"], "got 36×32"),
         (["--device", "toaster"], "'toaster' can't be used here: "),
         (["--checkpoint", "nowhere.pth"], "checkpoint must be a file, got 'nowhere.pth'"),
-        (["--output", "{photo}"], "can't be made a folder"),
+        (["--output", "{photo}"], "can't be written: "),
     ],
 )
 def test_options_that_make_no_sense_end_with_2(classifier, photo, tmp_path, arguments, message):

@@ -63,6 +63,30 @@ def test_with_a_prompt_the_text_model_is_the_default(tmp_path):
     np.testing.assert_allclose(written["logits"], logits, atol=1e-4, rtol=0)  # float32
 
 
+def test_with_a_template_the_text_model_is_the_default(tmp_path):
+    result = run("--scene", 7, "--template", "a photo of {}", "-o", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert "No --model: scenes:clip, trained" in result.stderr
+    assert saved(tmp_path / "scene-7.npz")["labels"].tolist() == PHRASES
+
+
+@pytest.mark.parametrize("model", ["timm:test_vit", "scenes:vit"])
+def test_a_model_that_has_no_class_for_the_objects_says_what_it_explains(model, tmp_path):
+    untrained = ["--model", model, "--untrained", "-o", tmp_path]
+    notice = f"{model} has no classes that name the objects of a scene: its predicted class is explained."
+    result = run("--scene", 7, *untrained)
+    assert result.exit_code == 0, result.output
+    assert notice in result.stderr
+    assert "predicted" in result.stdout
+    assert notice not in run("--scene", 7, "--target", 1, *untrained).stderr
+    assert notice not in run("skimage:chelsea", *untrained).stderr
+
+
+def test_a_model_that_knows_the_objects_needs_no_notice(tmp_path):
+    for model in ("scenes:vit", "scenes:clip"):
+        assert "predicted class" not in run("--scene", 7, "--model", model, "-o", tmp_path).stderr
+
+
 def test_words_that_mean_nothing_to_the_model_are_named(tmp_path):
     result = run("--scene", 7, "--prompt", "a cat", "--prompt", "a red star", "-o", tmp_path)
     assert result.exit_code == 0, result.output
@@ -92,12 +116,27 @@ def test_scenes_and_photographs_together(tmp_path):
     ("arguments", "message"),
     [
         ([], "name at least one image file, or a scene with --scene 7."),
-        (["--scene", "-1"], "Invalid value for '--scene'"),
-        (["--scene", "x"], "Invalid value for '--scene'"),
+        (
+            ["--scene", "-1"],
+            "Invalid value for --scene: scene must be scene:NUMBER with a whole number in [0, 10^18), got ",
+        ),
+        (["--scene", "-1"], "got 'scene:-1'."),
+        (["--scene", "7", "--scene", "abc"], "got 'scene:abc'."),
+        (["--scene", "1.5"], "got 'scene:1.5'."),
+        (["--scene", "99999999999999999999"], "in [0, 10^18), got 'scene:99999999999999999999'."),
+        (["--scene", "7", "--template", "photo"], "for --template: template must contain {} for the prompt, got 'ph"),
+        (["--scene", "7", "--model", "scenes:vit", "--template", "a {}"], "for --template: scenes:vit reads no texts"),
+        (
+            ["--scene", "7", "--model", "scenes:"],
+            "must be one of scenes:vit, scenes:clip, scenes:siglip, got 'scenes:'",
+        ),
         (["--scene", "7", "--model", "scenes:vitt"], "must be one of scenes:vit, scenes:clip, scenes:siglip, got"),
-        (["--scene", "7", "--image-size", "100"], "a multiple of 8×8 for scenes:vit, got 100×100"),
+        (
+            ["--scene", "7", "--image-size", "100"],
+            "for --image-size: image_size must be a multiple of 8×8 for scenes:vit, got 100",
+        ),
         (["--scene", "7", "skimage:chelsea", "--model", "scenes:clip"], "needs at least one: --prompt 'a cat'"),
-        (["--scene", "7", "-o", "{file}"], "can't be made a folder"),
+        (["--scene", "7", "-o", "{file}"], "can't be written: "),
     ],
 )
 def test_what_makes_no_sense_ends_with_2(arguments, message, tmp_path):

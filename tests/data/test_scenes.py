@@ -1,6 +1,7 @@
 """The scenes: the same everywhere, exact, and as described."""
 
 import math
+import re
 import subprocess
 import sys
 import zlib
@@ -182,10 +183,20 @@ def test_data_needs_no_model_library():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"size": 31}, r"size must be a side or \(height, width\) of at least 32 pixels, got 31\."),
-        ({"size": (96, 20)}, r"at least 32 pixels, got \(96, 20\)\."),
-        ({"length": 0}, r"length must be at least 1, got 0\."),
-        ({"seed": -1}, r"seed must be in \[0, 2\^64\), got -1\."),
+        ({"size": 31}, r"size must be a side or \(height, width\) of at least 32 pixels, whole numbers, got 31\."),
+        ({"size": (96, 20)}, r"at least 32 pixels, whole numbers, got \(96, 20\)\."),
+        ({"size": 96.0}, r"at least 32 pixels, whole numbers, got 96\.0\."),
+        ({"size": (96, 64.5)}, r"whole numbers, got \(96, 64\.5\)\."),
+        ({"size": "96"}, r"whole numbers, got 96\."),
+        ({"length": 0}, r"length must be a whole number in \[1, 2\^63\), got 0\."),
+        ({"length": 2.5}, r"length must be a whole number in \[1, 2\^63\), got 2\.5\."),
+        ({"length": 2**63}, r"length must be a whole number in \[1, 2\^63\), got 9223372036854775808\."),
+        ({"length": 2**70}, r"length must be a whole number in \[1, 2\^63\), got 1180591620717411303424\."),
+        ({"seed": -1}, r"seed must be a whole number in \[0, 2\^64\), got -1\."),
+        ({"seed": 0.5}, r"seed must be a whole number in \[0, 2\^64\), got 0\.5\."),
+        ({"seed": 2**64}, r"seed must be a whole number in \[0, 2\^64\), got 18446744073709551616\."),
+        ({"objects": 2}, r"within 1 to 4, got 2\."),
+        ({"objects": (1, 2.0)}, r"within 1 to 4, got \(1, 2\.0\)\."),
         ({"objects": (0, 2)}, r"within 1 to 4, got \(0, 2\)\."),
         ({"objects": (3, 2)}, r"within 1 to 4, got \(3, 2\)\."),
         ({"objects": (1, 5)}, r"within 1 to 4, got \(1, 5\)\."),
@@ -200,3 +211,35 @@ def test_bad_arguments(arguments, message):
 def test_index_out_of_range(index):
     with pytest.raises(IndexError, match=rf"scene must be in \[0, 5\), got {index}\."):
         Scenes(5)[index]
+
+
+@pytest.mark.parametrize("index", [1.7, "1", slice(0, 2), None])
+def test_an_index_that_is_no_whole_number(index):
+    message = rf"scene must be a whole number in \[0, 5\), got {re.escape(str(index))}\."
+    with pytest.raises(TypeError, match=message):
+        Scenes(5)[index]
+    with pytest.raises(TypeError, match=message):
+        Scenes(5).background(index)
+
+
+def test_numpys_integers_are_integers():
+    whole = np.int64
+    dataset = Scenes(whole(5), size=whole(96), seed=whole(3), objects=(whole(1), whole(4)))
+    scene = dataset[whole(-1)]
+    assert checksum(scene) == checksum(Scenes(5, seed=3)[4])
+    assert checksum(Scenes(5, size=(whole(40), 64))[0]) == checksum(Scenes(5, size=(40, 64))[0])
+    values = [len(dataset), dataset.seed, *dataset.size, *dataset.objects, scene.index]
+    assert values == [5, 3, 96, 96, 1, 4, 4]
+    assert {type(each) for each in values} == {int}
+
+
+def test_the_longest_dataset():
+    assert len(Scenes(2**63 - 1)) == 2**63 - 1
+    assert Scenes(2**63 - 1)[-1].index == 2**63 - 2
+
+
+def test_objects_have_the_size_that_is_stated():
+    radii = [[each.radius / 96 for each in Scenes(300, objects=(4, 4))[k].objects] for k in range(300)]
+    assert max(map(max, radii)) < 0.23
+    assert 0.045 < min(map(min, radii)) < 0.09  # smaller than 0.13 where there is no room
+    assert all(each[0] >= 0.13 for each in radii)  # the first has room

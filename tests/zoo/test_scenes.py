@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
+import shutil
 import subprocess
 import sys
 
@@ -101,6 +105,7 @@ def test_a_photograph_is_scaled_and_cut_in_the_middle():
 def test_another_image_size_has_interpolated_positions(name, size):
     loaded = load_model(f"scenes:{name}", image_size=size)
     assert loaded.image_size == size
+    assert name == "vit" or tuple(loaded.model.visual.image_size) == size
     assert loaded.preprocess(Image.new("RGB", (33, 50))).shape == (3, *size)
     texts = ["a red star", "a blue ring"]
     model = adapt(loaded.model) if name == "vit" else PromptClassifier(loaded.model, loaded.load_tokenizer(), texts)
@@ -133,21 +138,53 @@ def test_weights_survive_storage_to_half_precision(name):
         assert torch.equal(weight, state[key]), key  # they were rounded once, when they were stored
 
 
+def test_the_cards_carry_the_checksums_of_the_files():
+    for name in NAMES:
+        card = json.loads(weight_file(name).with_suffix(".json").read_text(encoding="utf-8"))
+        assert card["sha256"] == hashlib.sha256(weight_file(name).read_bytes()).hexdigest()
+
+
+@pytest.fixture
+def copied(tmp_path, monkeypatch):
+    """The shipped files in a folder where they may be damaged."""
+    shutil.copytree(weight_file("vit").parent, tmp_path / "weights")
+    monkeypatch.setattr(scenes_module, "weight_file", lambda name: tmp_path / "weights" / f"scenes-{name}.safetensors")
+    return tmp_path / "weights"
+
+
+DAMAGED = r"scenes-{}\.safetensors is damaged: .* must be the one in scenes-{}\.json, got [0-9a-f]{{64}}\. Install"
+
+
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.999])
 @pytest.mark.parametrize("name", NAMES)
-def test_a_truncated_file_is_refused(name, share, tmp_path, monkeypatch):
-    content = weight_file(name).read_bytes()
-    path = tmp_path / weight_file(name).name
+def test_a_truncated_file_is_refused(name, share, copied):
+    path = copied / f"scenes-{name}.safetensors"
+    content = path.read_bytes()
+    load_model(f"scenes:{name}")
     path.write_bytes(content[: int(share * len(content))])
-    monkeypatch.setattr(scenes_module, "weight_file", lambda _: path)
-    with pytest.raises(ValueError, match=rf"checkpoint .*scenes-{name}\.safetensors is no safetensors file: "):
+    with pytest.raises(ValueError, match=DAMAGED.format(name, name)):
         load_model(f"scenes:{name}")
 
 
-def test_a_missing_file_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(scenes_module, "weight_file", lambda name: tmp_path / f"scenes-{name}.safetensors")
-    with pytest.raises(WeightsUnavailableError, match=r"scenes-vit\.safetensors is missing from this installation"):
+@pytest.mark.parametrize("name", NAMES)
+def test_a_file_with_a_flipped_bit_is_refused(name, copied):
+    path = copied / f"scenes-{name}.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1000] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=DAMAGED.format(name, name)):
+        load_model(f"scenes:{name}")
+
+
+@pytest.mark.parametrize("missing", ["scenes-vit.safetensors", "scenes-vit.json"])
+def test_a_missing_file_is_to_be_installed_again(missing, copied):
+    (copied / missing).unlink()
+    with pytest.raises(WeightsUnavailableError, match=r"is missing from this installation") as error:
         load_model("scenes:vit")
+    assert str(error.value) == (
+        f"the pretrained weights of scenes:vit can't be had: {missing} is missing from this installation of "
+        "captum-vit. Install captum-vit again: pip install --force-reinstall --no-deps captum-vit."
+    )
 
 
 @pytest.mark.parametrize(
@@ -159,10 +196,9 @@ def test_a_missing_file_says_so(tmp_path, monkeypatch):
             lambda small: small.update({"visual.proj": torch.zeros(3, 4)}),
             r"1 of another shape \(visual\.proj \(3, 4\) for \(128, 128\)\)",
         ),
-        (lambda small: small.pop("token_embedding.weight.indices"), r"one number below 49408 for each"),
         (
-            lambda small: small["token_embedding.weight.indices"].add_(49_000),
-            r"token_embedding\.weight must come as rows and one number below 49408 for each",
+            lambda small: small["logit_scale"].fill_(torch.nan),
+            r"damaged\.safetensors must hold finite .* logit_s",
         ),
     ],
 )
@@ -175,8 +211,38 @@ def test_a_file_that_does_not_fit_is_refused(change, message, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("numbers", "got"),
+    [
+        (None, r"numbers none"),
+        (torch.tensor([3, 3]), r"rows \(2, 4\) and numbers \(2,\) torch\.int64"),
+        (torch.tensor([3, 49_408]), r"numbers \(2,\) torch\.int64"),
+        (torch.tensor([-1, 3]), r"numbers \(2,\) torch\.int64"),
+        (torch.tensor([1, 2, 3]), r"numbers \(3,\) torch\.int64"),
+        (torch.tensor([1.0, 2.0]), r"numbers \(2,\) torch\.float32"),
+        (torch.tensor([True, False]), r"numbers \(2,\) torch\.bool"),
+        (torch.tensor([[1], [2]]), r"numbers \(2, 1\) torch\.int64"),
+        (torch.tensor(1), r"numbers \(\) torch\.int64"),
+    ],
+)
+def test_rows_need_their_numbers_in_the_vocabulary(numbers, got):
+    name = "token_embedding.weight"
+    small = {f"{name}.rows": torch.ones(2, 4)} | ({} if numbers is None else {f"{name}.indices": numbers})
+    message = rf"checkpoint a\.safetensors: {name} must come as rows \(N, width\) and N different .*{got}\."
+    with pytest.raises(ValueError, match=message):
+        expand(small, "a.safetensors")
+
+
+@pytest.mark.parametrize(("shape", "count"), [((2,), 2), ((2, 4, 1), 2), ((), 1), ((0, 4), 0)])
+def test_rows_must_be_rows(shape, count):
+    name = "text.token_embedding.weight"
+    with pytest.raises(ValueError, match=rf"got rows {re.escape(str(shape))} and numbers \({count},\)"):
+        expand({f"{name}.rows": torch.ones(shape), f"{name}.indices": torch.arange(count)}, "a.safetensors")
+
+
+@pytest.mark.parametrize(
     ("name", "options", "message"),
     [
+        ("scenes:", {}, r"must be one of scenes:vit, scenes:clip, scenes:siglip, got 'scenes:'\."),
         ("scenes:vitt", {}, r"must be one of scenes:vit, scenes:clip, scenes:siglip, got 'scenes:vitt'\."),
         ("scenes:vit", {"image_size": 100}, r"a multiple of 8×8 for scenes:vit, got 100×100\."),
         ("scenes:siglip", {"image_size": (96, 92)}, r"a multiple of 8×8 for scenes:siglip, got 96×92\."),
@@ -194,7 +260,7 @@ def test_scenes_are_images_too():
     assert load_image("scene:7").tobytes() == scene.picture.tobytes()
 
 
-@pytest.mark.parametrize("spec", ["scene:", "scene:x", "scene:-1", "scene:1.5"])
+@pytest.mark.parametrize("spec", ["scene:", "scene:x", "scene:-1", "scene:1.5", f"scene:{10**18}"])
 def test_scenes_that_do_not_exist(spec):
-    with pytest.raises(ValueError, match=rf"scene must be scene:NUMBER .*, got '{spec}'\."):
+    with pytest.raises(ValueError, match=rf"scene must be scene:NUMBER .* in \[0, 10\^18\), got '{spec}'\."):
         load_image(spec)

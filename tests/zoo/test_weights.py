@@ -118,6 +118,15 @@ def test_files_that_hold_no_weights_are_refused(tmp_path):
         read_state_dict(tmp_path / "tensor.pth")
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("file", ["a.safetensors", "a.pth"])
+def test_weights_that_are_no_numbers_are_refused(file, value, tmp_path):
+    state = STATE | {"bias": torch.tensor([value]), "count": torch.tensor([7])}
+    (save_file if file.endswith("safetensors") else torch.save)(state, tmp_path / file)
+    with pytest.raises(ValueError, match=rf"{file} must hold finite weights, got NaN or infinity in bias\."):
+        read_state_dict(tmp_path / file)
+
+
 def test_a_pickled_model_is_not_unpickled(tmp_path):
     torch.save(nn.Linear(2, 1), tmp_path / "model.pth")
     with pytest.raises(
