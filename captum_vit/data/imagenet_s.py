@@ -65,7 +65,9 @@ class ImageNetS(Dataset[Sample]):
         folder = Path(root) / f"ImageNetS{classes}"
         self._files = list_images(folder / split, "*/*", _LAYOUT, _PAGE)
         self._masks = require(folder / f"{split}-segmentation", _LAYOUT, _PAGE, folder=True)
-        self.wnids = tuple(sorted({_class_of(each) for each in self._files}))
+        merged = _MERGED if classes == 919 else {}
+        self._classes_of_files = [merged.get(each.parent.name, each.parent.name) for each in self._files]
+        self.wnids = tuple(sorted(set(self._classes_of_files)))
         if len(self.wnids) != classes:
             problem = f"{folder / split} must hold images of {classes} classes, got {len(self.wnids)}"
             raise not_found(problem, _LAYOUT, _PAGE)
@@ -81,7 +83,7 @@ class ImageNetS(Dataset[Sample]):
         path = self._files[index]
         name = f"{path.parent.name}/{path.stem}"
         image = read_rgb(path, name)
-        label = self.wnids.index(_class_of(path))
+        label = self.wnids.index(self._classes_of_files[index])
         mask = self._mask(self._masks / f"{name}.png", image, label, name)
         return Sample(name, image, label, (Region(label, self.classes[label], mask),))
 
@@ -93,7 +95,3 @@ class ImageNetS(Dataset[Sample]):
         if len(wrong):
             raise DamagedSampleError(name, f"{path} must hold 0 to {len(self.wnids)} and {_VOID}, got {int(wrong[0])}")
         return torch.where(void, -1, (number == label + 1).long())
-
-
-def _class_of(path: Path) -> str:
-    return _MERGED.get(path.parent.name, path.parent.name)
