@@ -39,7 +39,7 @@ def prose(page):
 
 def targets(page):
     """Relative links of a page, as (path, anchor)."""
-    links = [link for link in LINK.findall(prose(page)) if not link.startswith(("https://", "mailto:"))]
+    links = [link for link in LINK.findall(prose(page)) if not link.startswith(("https://", "http://", "mailto:"))]
     for link in links:
         path, _, anchor = link.partition("#")
         yield (page.parent / path).resolve() if path else page, anchor

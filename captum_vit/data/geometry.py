@@ -8,7 +8,6 @@ from typing import Literal
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional as F
 
 from captum_vit.data.sample import Points, Region, Sample
 
@@ -19,7 +18,8 @@ __all__ = ["Geometry"]
 class Geometry:
     """How an image and its annotations come to the size that a model takes.
 
-    Masks are resized to the nearest neighbour, images as ``interpolation`` says.
+    Images are resized as ``interpolation`` says. A pixel of a resized mask takes the value of the pixel that its centre
+    lies in.
 
     Attributes:
         size: (H, W) of the result.
@@ -38,7 +38,7 @@ class Geometry:
     interpolation: Literal["bilinear", "bicubic"] = "bicubic"
 
     def __post_init__(self) -> None:
-        if min(self.size) < 1:
+        if len(self.size) != 2 or min(self.size) < 1:
             raise ValueError(f"size must be positive (height, width), got {self.size}.")
         if self.mode not in ("squash", "crop"):
             raise ValueError(f"mode must be 'squash' or 'crop', got {self.mode!r}.")
@@ -67,8 +67,9 @@ class Geometry:
     def mask(self, mask: Tensor) -> Tensor:
         """A mask (H, W) in the new size, (h, w); its values stay as they are."""
         height, width, top, left = self._fitted(*mask.shape)
-        resized = F.interpolate(mask[None, None].double(), (height, width), mode="nearest-exact")[0, 0]
-        return resized[top : top + self.size[0], left : left + self.size[1]].to(mask.dtype)
+        rows = _nearest(mask.shape[0], height)[top : top + self.size[0]]
+        columns = _nearest(mask.shape[1], width)[left : left + self.size[1]]
+        return mask[rows.to(mask.device)][:, columns.to(mask.device)]
 
     def points(self, points: Points, height: int, width: int) -> Points:
         """Points of an image of this size; those that were cut off no longer count (label -1)."""
@@ -80,8 +81,9 @@ class Geometry:
         return Points(moved.clamp(0, 1), points.labels.masked_fill(~kept, -1))
 
     def boxes(self, boxes: Tensor, height: int, width: int) -> Tensor:
-        """Boxes (N, 4) of an image of this size, cut at the border."""
+        """Boxes (N, 4) of an image of this size, cut at the border; one that was cut off wholly has no area."""
         fitted_height, fitted_width, top, left = self._fitted(height, width)
+        boxes = boxes if boxes.is_floating_point() else boxes.float()
         scale = boxes.new_tensor([fitted_width / width, fitted_height / height] * 2)
         moved = boxes * scale - boxes.new_tensor([left, top] * 2)
         border = boxes.new_tensor([self.size[1], self.size[0]] * 2)
@@ -105,3 +107,8 @@ class Geometry:
         scale = max(self.size[0] / height, self.size[1] / width) / self.crop
         fitted = (max(self.size[0], round(height * scale)), max(self.size[1], round(width * scale)))
         return (*fitted, (fitted[0] - self.size[0]) // 2, (fitted[1] - self.size[1]) // 2)
+
+
+def _nearest(length: int, resized: int) -> Tensor:
+    """Which of ``length`` pixels the centre of each of ``resized`` pixels lies in, in whole numbers, hence exact."""
+    return (2 * torch.arange(resized) + 1) * length // (2 * resized)
