@@ -13,15 +13,15 @@ from captum_vit.zoo import load_model
 
 MODELS = ("vit", "clip", "siglip")
 TEXT_MODELS = ("clip", "siglip")
-POINTING = [("legrad", "vit"), ("legrad", "clip"), *(("chefer-cam", model) for model in MODELS)]
-"""Methods that find the object. LeGrad finds it less often on siglip: its card says 0.65."""
+POINTING = [(method, model) for method in ("legrad", "chefer-cam") for model in MODELS]
+"""Methods that find the object."""
 CLASS_SPECIFIC = [name for name, method in METHODS.items() if method.class_specific]
 CLASS_AGNOSTIC = [name for name, method in METHODS.items() if not method.class_specific]
 HELD_OUT = 11
 """A seed of scenes that neither training nor the model cards use."""
 
-LOWEST_ACCURACY: dict[str, float] = {"vit": 0.85, "clip": 0.85, "siglip": 0.85}
-"""A little below the model cards' numbers, for the spread of 60 scenes."""
+LOWEST_ACCURACY = 0.85
+"""Below the model cards' .94 by three standard deviations of 60 scenes."""
 
 
 @cache
@@ -56,7 +56,7 @@ def test_the_right_class_or_prompt_among_64_comes_first(model):
     with torch.no_grad():
         first = classifier(model)(pixels(some)).argmax(1).tolist()
     right = sum(guess == scene.objects[0].label for guess, scene in zip(first, some, strict=True))
-    assert right >= LOWEST_ACCURACY[model] * len(some)
+    assert right >= LOWEST_ACCURACY * len(some)
 
 
 @pytest.mark.parametrize(("method", "model"), POINTING)
