@@ -1,17 +1,20 @@
 """Every metric for every method, and for a random, a constant and a perfect map: ``python benchmarks/every_metric.py``.
 
 On scenes of two objects, whose masks are known. The perfect map is the object's mask, the constant map is the same
-everywhere, the random map is noise on the patch grid. Writes results/every_metric.csv, one line per number, and prints
-the table; docs/metrics/every-method.md shows it.
+everywhere, random maps are noise on the patch grid, several per object. Writes results/every_metric.csv, one line per
+number, and prints it; docs/metrics/every-method.md shows it as a table. Ends with an error where the perfect map is not
+the best although a mask is involved, or where random maps are not where theory puts them.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
+from statistics import fmean, stdev
+from zlib import crc32
 
 import torch
 from environments import HERE
@@ -34,6 +37,27 @@ Maps = Callable[[Tensor, Tensor], Tensor]
 PATCH = (PATCH_SIZE, PATCH_SIZE)
 HELD_OUT = 21
 STEPS = 28
+ROUNDS = 8
+"""Random maps per object."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One number.
+
+    Attributes:
+        metric: its name.
+        map: what was measured: a method, "random", "constant" or "perfect"; or "theory", what random maps should have.
+        value: of the metric.
+        excluded: maps without a value.
+        error: standard error of the mean of random maps; 0 for others.
+    """
+
+    metric: str
+    map: str
+    value: float
+    excluded: int
+    error: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,15 +124,42 @@ def subjects(classifier: Adapter, pairs: Pairs) -> Iterator[tuple[str, Maps, boo
         yield name, _patch_maps(method(classifier)), True
     grid = classifier.grid(*pairs.images.shape[2:])
 
-    def noise(images: Tensor, targets: Tensor) -> Tensor:
-        seed = int(1000 * images.double().abs().mean()) + int(targets.sum())
-        return torch.rand(len(images), *grid, generator=torch.Generator().manual_seed(seed))
-
     def constant(images: Tensor, targets: Tensor) -> Tensor:
         return torch.ones(len(targets), *grid).to(images)
 
-    yield "random", noise, False
     yield "constant", constant, False
+
+
+def noise(grid: tuple[int, int], round_: int) -> Maps:
+    """Maps that depend on the single image, its target and the round, and on nothing else."""
+
+    def maps(images: Tensor, targets: Tensor) -> Tensor:
+        drawn = []
+        for image, target in zip(images, targets.tolist(), strict=True):
+            seed = crc32(image.numpy().tobytes()) + 1009 * target + 1_000_003 * round_
+            drawn.append(torch.rand(grid, generator=torch.Generator().manual_seed(seed)))
+        return torch.stack(drawn)
+
+    return maps
+
+
+def expected_of_random(pairs: Pairs) -> dict[str, float]:
+    """What maps that know nothing score in the mean, for metrics where that is known."""
+    share = float(pairs.masks.float().mean())
+    return {
+        "EnergyInside": share,
+        "ForegroundAttentionFocus": share,
+        "BackgroundAttentionFocus": 1 - share,
+        "RelevanceRankAccuracy": share,
+        "TopKInside": share,
+        "LocalisationAUC": 0.5,
+        "PromptPairLocalisation": 0.5,
+        "WrongPromptEnergy": 0.5,
+        "ABPC": 0.0,
+        "RoadCombined": 0.0,
+        "SaCo": 0.0,
+        "FaithfulnessCorrelation": 0.0,
+    }
 
 
 def _patch_maps(explainer: object) -> Maps:
@@ -117,8 +168,8 @@ def _patch_maps(explainer: object) -> Maps:
 
 def numbers(
     classifier: Adapter, score: Score, pairs: Pairs, maps: Maps | None, *, is_method: bool
-) -> Iterator[tuple[str, float]]:
-    """Name and value of every metric; without ``maps``, of the perfect map."""
+) -> Iterator[tuple[str, float, int]]:
+    """Name and value of every metric, and how many maps it left out; without ``maps``, of the perfect map."""
     size = (pairs.images.shape[2], pairs.images.shape[3])
 
     def full(targets: Tensor) -> Tensor:
@@ -179,11 +230,12 @@ def numbers(
         ]
     for metric, what in asked:
         metric.update(*given[what])
-        yield type(metric).__name__, float(metric.compute())
+        yield type(metric).__name__, float(metric.compute()), int(metric.excluded.sum())
     for preset in ("chefer", "legrad"):
         segmentation = metrics.Segmentation.preset(preset)
         segmentation.update(own, pairs.masks)
-        yield from ((f"Segmentation, {preset}: {name}", float(each)) for name, each in segmentation.compute().items())
+        for name, each in segmentation.compute().items():
+            yield f"Segmentation, {preset}: {name}", float(each), int(segmentation.excluded)
 
 
 def main() -> None:
@@ -196,19 +248,51 @@ def main() -> None:
     loaded, classifier = next(each for each in load_models() if each[0].name == f"scenes:{options.model}")
     score = probabilities(classifier, loaded.activation)
     pairs = pairs_of(Scenes(options.scenes, seed=HELD_OUT, objects=(2, 2)))
-    measured: dict[str, dict[str, float]] = {}
-    whom: list[tuple[str, Maps | None, bool]] = [*subjects(classifier, pairs), ("perfect", None, False)]
-    for name, maps, is_method in tqdm(whom, unit="method"):
-        for metric, value in numbers(classifier, score, pairs, maps, is_method=is_method):
-            measured.setdefault(metric, {})[name] = value
-    options.output.parent.mkdir(parents=True, exist_ok=True)
+    rows: list[Row] = []
+    with tqdm(total=len(METHODS) + 2 + ROUNDS, unit="maps") as bar:
+
+        def measured(maps: Maps | None, *, is_method: bool = False) -> Iterator[tuple[str, float, int]]:
+            yield from numbers(classifier, score, pairs, maps, is_method=is_method)
+            bar.update()
+
+        for name, maps, is_method in subjects(classifier, pairs):
+            rows += [Row(metric, name, *found) for metric, *found in measured(maps, is_method=is_method)]
+        rows += [Row(metric, "perfect", *found) for metric, *found in measured(None)]
+        grid = classifier.grid(*pairs.images.shape[2:])
+        rounds = [list(measured(noise(grid, each))) for each in range(ROUNDS)]
+    for same in zip(*rounds, strict=True):
+        values = [value for _, value, _ in same]
+        error = stdev(values) / ROUNDS**0.5
+        rows.append(Row(same[0][0], "random", fmean(values), sum(excluded for *_, excluded in same), error))
+    rows += [Row(metric, "theory", value, 0) for metric, value in expected_of_random(pairs).items()]
     with options.output.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["metric", *(name for name, _, _ in whom)])
-        for metric, values in measured.items():
-            writer.writerow([metric, *(f"{values[name]:.6g}" if name in values else "" for name, _, _ in whom)])
-    for metric, values in measured.items():
-        print(f"{metric:40}", *(f"{name} {value:.3f}" for name, value in values.items()))
+        writer.writerow([each.name for each in fields(Row)])
+        writer.writerows([*astuple(row)[:2], f"{row.value:.6g}", row.excluded, f"{row.error:.2g}"] for row in rows)
+    for row in rows:
+        print(f"{row.metric:40} {row.map:18} {row.value:.3f}" + (f" ± {row.error:.3f}" if row.error else ""))
+    if wrong := surprises(rows):
+        raise SystemExit("\n".join(wrong))
+
+
+def surprises(rows: Sequence[Row]) -> list[str]:
+    """Where the perfect map is not the best although a mask is involved, and random maps not where they should be."""
+    found = {(row.metric, row.map): row for row in rows}
+    wrong = []
+    for row in rows:
+        if row.map == "theory":
+            random = found[row.metric, "random"]
+            if abs(random.value - row.value) > 4 * random.error:
+                wrong.append(
+                    f"{row.metric} of random maps is {random.value:.4f} ± {random.error:.4f}, not {row.value:.4f}"
+                )
+        kind = getattr(metrics, row.metric.partition(",")[0])
+        if row.map in ("theory", "perfect", "constant") or not {"masks", "points"} & set(kind.needs):
+            continue
+        sign, perfect = 1 if kind.higher_is_better else -1, found[row.metric, "perfect"].value
+        if sign * row.value > sign * perfect:
+            wrong.append(f"{row.metric} of {row.map} is {row.value:.4f}, better than the perfect map's {perfect:.4f}")
+    return wrong
 
 
 if __name__ == "__main__":

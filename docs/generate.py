@@ -119,11 +119,17 @@ def demo_table() -> str:
 def every_metric() -> str:
     """What ``benchmarks/every_metric.py`` measured: a line per metric, a column per method."""
     path = ROOT / "benchmarks" / "results" / "every_metric.csv"
+    cells: dict[str, dict[str, str]] = {}
     with path.open(newline="", encoding="utf-8") as file:
-        head, *rows = csv.reader(file)
-    return _table(
-        head, [[name, *(f"{float(value):.3f}" if value else "" for value in values)] for name, *values in rows]
-    )
+        for line in csv.DictReader(file):
+            cell = f"{float(line['value']):.3f}"
+            if float(line["error"]):
+                cell += f" ± {float(line['error']):.3f}"
+            if int(line["excluded"]) and cell != "nan":
+                cell += f" ({line['excluded']} left out)"
+            cells.setdefault(line["metric"], {})[line["map"]] = cell
+    maps = [*METHODS, "random", "theory", "constant", "perfect"]
+    return _table(["metric", *maps], [[name, *(row.get(each, "") for each in maps)] for name, row in cells.items()])
 
 
 def model_cards() -> str:
