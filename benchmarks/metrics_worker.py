@@ -108,7 +108,7 @@ def measured(subject: str, work: str, workload: Path, device: torch.device, roun
     given: Workload = torch.load(workload, map_location=device)
     model = timm.create_model(given["model"])
     model.load_state_dict(given["weights"])
-    counting = Counting(model.eval().to(device))
+    counting = Counting(model.to(device)).eval()
     metric = SUBJECTS[subject](work, counting, given)
     times: dict[str, list[float]] = {"forward": [], "metric": []}
     bare_forwards(model, given["images"], 1)  # kernels are loaded and chosen before anything is measured

@@ -30,7 +30,8 @@ def test_methods_load_no_model_library():
 
 
 LAYERS = {
-    "cli": {"attr", "zoo", "viz", "adapters", "data", "metrics"},
+    "cli": {"attr", "evaluation", "zoo", "viz", "adapters", "data", "metrics"},
+    "evaluation": {"attr", "adapters", "metrics", "data", "zoo"},
     "attr": {"adapters"},
     "zoo": {"adapters", "data"},
     "data": set(),

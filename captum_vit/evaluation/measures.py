@@ -1,0 +1,250 @@
+"""The metrics of `captum_vit.metrics` by name, fed with one map at a time; what they add up is kept per map."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from captum_vit import metrics
+from captum_vit.data import Region
+from captum_vit.evaluation.explainers import Explainer
+from captum_vit.evaluation.specs import Spec, parse_spec, unknown
+from captum_vit.evaluation.subject import Subject
+
+__all__ = ["MEASURES", "Case", "Measure", "MissingAnnotationError", "State", "measure_of"]
+
+State: TypeAlias = dict[str, Any]
+"""What a metric's sums gain from one map, in JSON's types: nested lists, or index and value of what is not 0."""
+
+_SPARSE = 16
+"""States with more numbers than this are kept as those that are not 0."""
+
+
+class MissingAnnotationError(ValueError):
+    """A metric needs what the dataset does not know."""
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One map of one region, everything as a batch of one.
+
+    Attributes:
+        images: (1, C, H, W).
+        maps: (1, H, W).
+        targets: (1,) output of the model.
+        region: in the model's geometry.
+        others: regions of the same sample with their targets.
+        explainer: what made the map.
+        outputs: number of the model's outputs.
+    """
+
+    images: Tensor
+    maps: Tensor
+    targets: Tensor
+    region: Region
+    others: Sequence[tuple[Region, int]]
+    explainer: Explainer
+    outputs: int
+
+    @property
+    def masks(self) -> Tensor:
+        """(1, H, W).
+
+        Raises:
+            MissingAnnotationError: no mask.
+        """
+        if self.region.mask is None:
+            raise MissingAnnotationError("it needs masks, which the dataset does not have")
+        return self.region.mask[None].to(self.maps.device)
+
+    @property
+    def classes(self) -> Tensor:
+        """(1,) the region's label; 0 where the dataset has no classes."""
+        return torch.tensor([self.region.label or 0], device=self.maps.device)
+
+    def points(self) -> tuple[Tensor, Tensor]:
+        """Positions (1, P, 2) and labels (1, P).
+
+        Raises:
+            MissingAnnotationError: no points.
+        """
+        points = self.region.points
+        if points is None:
+            raise MissingAnnotationError("it needs points, which the dataset does not have")
+        return points.positions[None].to(self.maps.device), points.labels[None].to(self.maps.device)
+
+    def absent(self) -> Tensor:
+        """(1, H, W) the map of the first output after the target that no region of the sample asks for."""
+        present = {int(self.targets), *(target for _, target in self.others)}
+        later = ((int(self.targets) + step) % self.outputs for step in range(1, self.outputs))
+        return self.explainer(self.images, torch.tensor([next(k for k in later if k not in present)]).to(self.targets))
+
+
+def _masks(case: Case) -> tuple[Tensor, ...]:
+    return case.maps, case.masks
+
+
+def _absent(case: Case) -> tuple[Tensor, ...]:
+    return case.maps, case.absent(), case.masks
+
+
+def _pair(case: Case) -> tuple[Tensor, ...] | None:
+    """The sample's next region, or None where it has no other."""
+    if not case.others:
+        return None
+    region, target = case.others[0]
+    targets = torch.tensor([target]).to(case.targets)
+    other = replace(case, maps=case.explainer(case.images, targets), targets=targets, region=region)
+    return case.maps, other.maps, case.masks, other.masks
+
+
+def _model(case: Case) -> tuple[Tensor, ...]:
+    return case.images, case.maps, case.targets
+
+
+def _method(case: Case) -> tuple[Tensor, ...]:
+    return case.images, case.targets
+
+
+Feed: TypeAlias = Callable[[Case], tuple[Tensor, ...] | None]
+
+MEASURES: Mapping[str, tuple[type[Metric], Feed]] = {
+    "abpc": (metrics.ABPC, _model),
+    "aopc": (metrics.AOPC, _model),
+    "average-drop": (metrics.AverageDrop, _model),
+    "average-increase": (metrics.AverageIncrease, _model),
+    "background-attention-focus": (metrics.BackgroundAttentionFocus, lambda case: (case.maps.clamp(min=0), case.masks)),
+    "class-pointing-game": (metrics.ClassPointingGame, lambda case: (case.maps, case.masks, case.classes)),
+    "deletion": (metrics.Deletion, _model),
+    "effective-complexity": (metrics.EffectiveComplexity, lambda case: (case.maps,)),
+    "energy-inside": (metrics.EnergyInside, _masks),
+    "entropy": (metrics.Entropy, lambda case: (case.maps,)),
+    "faithfulness-correlation": (metrics.FaithfulnessCorrelation, _model),
+    "foreground-attention-focus": (metrics.ForegroundAttentionFocus, lambda case: (case.maps.clamp(min=0), case.masks)),
+    "infidelity": (metrics.Infidelity, _model),
+    "insertion": (metrics.Insertion, _model),
+    "localisation-auc": (metrics.LocalisationAUC, _masks),
+    "model-randomisation": (metrics.ModelRandomisation, _method),
+    "negative-perturbation": (metrics.NegativePerturbation, _model),
+    "point-miou": (metrics.PointMIoU, lambda case: (case.maps, *case.points(), case.classes)),
+    "pointing-game": (metrics.PointingGame, _masks),
+    "positive-perturbation": (metrics.PositivePerturbation, _model),
+    "prompt-pair-localisation": (metrics.PromptPairLocalisation, _pair),
+    "random-target-similarity": (metrics.RandomTargetSimilarity, _method),
+    "relevance-rank-accuracy": (metrics.RelevanceRankAccuracy, _masks),
+    "road-combined": (metrics.RoadCombined, _model),
+    "road-lerf": (metrics.RoadLeRF, _model),
+    "road-morf": (metrics.RoadMoRF, _model),
+    "saco": (metrics.SaCo, _model),
+    "segmentation": (metrics.Segmentation, _masks),
+    "sensitivity-max": (metrics.SensitivityMax, _method),
+    "sparseness": (metrics.Sparseness, lambda case: (case.maps,)),
+    "top-k-inside": (metrics.TopKInside, _masks),
+    "wrong-prompt-area": (metrics.WrongPromptArea, _absent),
+    "wrong-prompt-energy": (metrics.WrongPromptEnergy, _absent),
+}
+"""Metric class and what its ``update`` takes, by name."""
+
+
+class Measure:
+    """A metric that scores one map at a time, so that no score depends on what else is in a batch.
+
+    Args:
+        spec: name and options, as in the results.
+        build: makes the metric for a method.
+        feed: what its ``update`` takes.
+
+    Attributes:
+        empty: the metric for no method, to add up what was kept.
+    """
+
+    def __init__(self, spec: Spec, build: Callable[[Explainer], Metric], feed: Feed) -> None:
+        self.spec, self._build, self._feed = spec, build, feed
+        self.empty = build(Explainer(Spec("none"), lambda images, targets: images.sum(1)))
+        self._metrics: dict[int, Metric] = {}
+
+    def state(self, case: Case) -> State | None:
+        """What the metric's sums gain from a map; None where it does not ask about the region at all.
+
+        Raises:
+            MissingAnnotationError: the dataset does not know what the metric needs.
+        """
+        try:
+            fed = self._feed(case)
+        except MissingAnnotationError as error:
+            raise MissingAnnotationError(f"{self.spec.name} can't be measured: {error}.") from error
+        if fed is None:
+            return None
+        metric = self.metric(case.explainer)
+        metric.reset()
+        metric.update(*fed)
+        return {name: _packed(value) for name, value in metric.metric_state.items()}
+
+    def metric(self, explainer: Explainer) -> Metric:
+        """The metric for a method, made once."""
+        if id(explainer) not in self._metrics:
+            self._metrics[id(explainer)] = self._build(explainer)
+        return self._metrics[id(explainer)]
+
+
+def _packed(value: Any) -> Any:
+    assert isinstance(value, Tensor)
+    if value.numel() <= _SPARSE:
+        return value.tolist()
+    indices = value.flatten().nonzero()[:, 0]
+    return {"shape": list(value.shape), "at": indices.tolist(), "values": value.flatten()[indices].tolist()}
+
+
+def measure_of(spec: str | Spec, subject: Subject, *, classes: int = 0) -> Measure:
+    """A metric by its name.
+
+    Args:
+        spec: ``insertion(steps=28, patch='grid')``: a name of `MEASURES` with the options of its class;
+            ``patch='grid'`` stands for the pixels of the model's patch; ``segmentation(preset='legrad')``.
+        subject: the model.
+        classes: of the dataset, for metrics that average over classes.
+
+    Raises:
+        ValueError: no such metric, or options that it does not have.
+    """
+    spec = parse_spec(spec) if isinstance(spec, str) else spec
+    if spec.name not in MEASURES:
+        raise unknown("metric", spec.name, MEASURES)
+    kind, feed = MEASURES[spec.name]
+    options = dict(spec.options)
+    if options.get("patch") == "grid":
+        options["patch"] = subject.patch
+
+    def build(explainer: Explainer) -> Metric:
+        positional: tuple[Any, ...] = ()
+        if feed is _model:
+            positional = (subject.score,)
+        elif kind is metrics.ModelRandomisation:
+            positional = (getattr(subject.model, "model", subject.model), explainer)
+        elif kind is metrics.RandomTargetSimilarity:
+            positional = (explainer, _outputs(subject))
+        elif feed is _method:
+            positional = (explainer,)
+        elif kind in (metrics.PointMIoU, metrics.ClassPointingGame):
+            positional = (max(classes, 1),)
+        if kind is metrics.Segmentation and "preset" in options:
+            preset = {name: value for name, value in options.items() if name != "preset"}
+            return metrics.Segmentation.preset(options["preset"], **preset).to(subject.device)
+        return kind(*positional, **options).to(subject.device)
+
+    try:
+        return Measure(spec, build, feed)
+    except (TypeError, ValueError) as error:  # torchmetrics raises the second for a name it does not know
+        raise ValueError(f"options of {spec.name} must be those of {kind.__name__}, got {spec}: {error}.") from error
+
+
+def _outputs(subject: Subject) -> int:
+    height, width = subject.geometry.size
+    with torch.no_grad():
+        blank = torch.zeros(1, len(subject.mean), height, width, device=subject.device)
+        return int(subject.model(blank).shape[1])

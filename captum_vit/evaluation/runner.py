@@ -1,0 +1,236 @@
+"""Methods × a model × a dataset × metrics, in as many processes as ``torchrun`` starts."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from captum_vit.data import DamagedSampleError, Sample
+from captum_vit.evaluation.explainers import Explainer, UnsupportedMethodError, explainer_of, tried
+from captum_vit.evaluation.measures import measure_of
+from captum_vit.evaluation.result import Result
+from captum_vit.evaluation.specs import parse_spec
+from captum_vit.evaluation.store import Record, Store
+from captum_vit.evaluation.subject import Subject, TargetChoice
+from captum_vit.evaluation.units import Batcher, asked_of, scored
+
+__all__ = ["UNIT", "Precision", "evaluate"]
+
+UNIT = 8
+"""Samples that are done, and lost, together."""
+
+Precision = Literal["float32", "bfloat16", "float16"]
+
+_PACKAGES = ("captum-vit", "captum", "torch", "torchvision", "timm", "transformers", "open_clip_torch", "torchmetrics")
+
+
+def evaluate(
+    subject: Subject,
+    dataset: Dataset[Sample],
+    *,
+    methods: Sequence[str],
+    metrics: Sequence[str],
+    folder: str | Path | None = None,
+    target: TargetChoice = "label",
+    limit: int | None = None,
+    batch_size: int = UNIT,
+    workers: int = 0,
+    precision: Precision = "float32",
+    seed: int = 0,
+    description: dict[str, Any] | None = None,
+    progress: bool = True,
+) -> Result:
+    """Explains every region of a dataset by every method and scores every map by every metric.
+
+    A run that was stopped goes on in the same folder. Under ``torchrun`` every process takes its share, and all return
+    the same result.
+
+    Args:
+        subject: the model, see `subject_of`.
+        dataset: with a length; see `captum_vit.data`.
+        methods: names with options, see `explainer_of`. One that can't explain the model is left out, with its reason.
+        metrics: names with options, see `measure_of`.
+        folder: where results are kept as the run goes; without it nothing is kept.
+        target: "label" explains the class or prompt of each region, and the predicted class where it has none;
+            "predicted" explains the predicted class always.
+        limit: the first so many samples only.
+        batch_size: maps that are made at once; halved when they don't fit into the memory of the GPU.
+        workers: processes that read samples ahead.
+        precision: of the model's forward and backward passes (autocast).
+        seed: of methods that draw random numbers.
+        description: what else decides the numbers, such as the name of the dataset; kept with the results.
+        progress: whether a bar is shown on stderr.
+
+    Returns:
+        The results; see `Result`.
+
+    Raises:
+        ValueError: an unknown name, an option that does not exist, no method that can explain the model, a metric that
+            needs what the dataset does not know, a folder with the results of another configuration.
+        OSError: results that can't be written.
+    """
+    length = len(dataset)  # type: ignore[arg-type]
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit must be at least 1, got {limit}.")
+    if target not in ("label", "predicted"):
+        raise ValueError(f"target must be 'label' or 'predicted', got {target!r}.")
+    length = length if limit is None else min(limit, length)
+    explainers, unsupported = _explainers(methods, subject, seed)
+    measures = {
+        str(parse_spec(each)): measure_of(each, subject, classes=len(getattr(dataset, "classes", ())))
+        for each in metrics
+    }
+    if not measures:
+        raise ValueError("metrics must name at least one, got none.")
+    batcher = Batcher(batch_size)
+    autocast = _autocast(subject, precision)
+    config: dict[str, Any] = {
+        "model": subject.name,
+        "weights": _fingerprint(subject),
+        "dataset": type(dataset).__name__,
+        "samples": length,
+        "methods": [*explainers, *unsupported],
+        "metrics": list(measures),
+        "target": target,
+        "geometry": str(subject.geometry),
+        "precision": precision,
+        "seed": seed,
+        "versions": {each: version(each) for each in _PACKAGES},
+        **(description or {}),
+    }
+    rank, processes = _joined()
+    with _temporary(folder) as path:
+        store = Store(path)
+        store.configure(config, {"device": str(subject.device), "processes": processes, "commit": _commit()})
+        done = store.units()
+        units = [unit for unit in range(-(-length // UNIT)) if unit not in done]
+        reader = DataLoader(
+            _Units(dataset, length, units[rank::processes]),
+            batch_size=None,
+            num_workers=workers,
+        )
+        finished = length - sum(len(_indices(unit, length)) for unit in units)
+        with tqdm(
+            total=length, initial=finished, unit="sample", disable=not progress or rank > 0, file=sys.stderr
+        ) as bar:
+            for unit, samples, skipped in reader:
+                with autocast():
+                    records = scored(asked_of(samples, subject, target), explainers, measures, batcher)
+                store.append(rank, unit, [*records, *skipped])
+                bar.update(min(processes * UNIT, length - bar.n))
+        _wait()
+        result = Result(store.records(), {name: each.empty for name, each in measures.items()}, unsupported)
+        _wait()  # nobody takes a temporary folder away before all have read
+    return result
+
+
+class _Units(Dataset[tuple[int, list[Sample], list[Record]]]):
+    """Units of samples: number, samples, and a record for every sample that can't be read."""
+
+    def __init__(self, dataset: Dataset[Sample], length: int, units: Sequence[int]) -> None:
+        self.dataset, self.length, self.units = dataset, length, units
+
+    def __len__(self) -> int:
+        return len(self.units)
+
+    def __getitem__(self, index: int) -> tuple[int, list[Sample], list[Record]]:
+        if index >= len(self.units):
+            raise IndexError(index)
+        samples: list[Sample] = []
+        skipped: list[Record] = []
+        for number in _indices(self.units[index], self.length):
+            try:
+                samples.append(self.dataset[number])
+            except DamagedSampleError as error:
+                skipped.append({"sample": error.id, "skipped": error.reason})
+        return self.units[index], samples, skipped
+
+
+def _indices(unit: int, length: int) -> range:
+    return range(unit * UNIT, min((unit + 1) * UNIT, length))
+
+
+def _explainers(methods: Sequence[str], subject: Subject, seed: int) -> tuple[dict[str, Explainer], dict[str, str]]:
+    """The methods by name, and the reasons why others can't explain the model."""
+    explainers: dict[str, Explainer] = {}
+    unsupported: dict[str, str] = {}
+    for each in methods:
+        spec = parse_spec(each)
+        try:
+            explainers[str(spec)] = tried(explainer_of(spec, subject, seed=seed), subject)
+        except UnsupportedMethodError as error:
+            unsupported[str(spec)] = str(error)
+    if not explainers:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in unsupported.items()) or "none was named"
+        raise ValueError(f"methods must hold one that can explain {subject.name}. {reasons}.")
+    return explainers, unsupported
+
+
+def _autocast(subject: Subject, precision: Precision) -> Any:
+    if precision == "float32":
+        return nullcontext
+    if precision not in ("bfloat16", "float16"):
+        raise ValueError(f"precision must be 'float32', 'bfloat16' or 'float16', got {precision!r}.")
+    return lambda: torch.autocast(subject.device.type, getattr(torch, precision))
+
+
+def _fingerprint(subject: Subject) -> str:
+    """A number that changes with the weights."""
+    weights = [each.detach().double() for each in subject.model.state_dict().values() if each.is_floating_point()]
+    return f"{sum(float(each.abs().sum()) for each in weights):.10e}"
+
+
+def _joined() -> tuple[int, int]:
+    """Rank and number of the processes that ``torchrun`` started."""
+    if dist.is_torchelastic_launched() and not dist.is_initialized():
+        dist.init_process_group("gloo")
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def _wait() -> None:
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def _temporary(folder: str | Path | None) -> AbstractContextManager[Path]:
+    if folder is not None:
+        return nullcontext(Path(folder))
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        raise ValueError("folder must be given where several processes share the work, got None.")
+    return _TemporaryPath()
+
+
+class _TemporaryPath(AbstractContextManager[Path]):
+    def __enter__(self) -> Path:
+        self._folder = TemporaryDirectory()
+        return Path(self._folder.name)
+
+    def __exit__(self, *error: object) -> None:
+        self._folder.cleanup()
+
+
+def _commit() -> str | None:
+    """The commit of the working directory, where it is one of git."""
+    try:
+        found = subprocess.run(
+            ["git", "describe", "--always", "--dirty"],  # noqa: S607
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
+        )
+    except FileNotFoundError:
+        return None
+    return found.stdout.strip() or None

@@ -1,0 +1,129 @@
+"""Results on disk: appended as the run goes, so that a killed run goes on where it stopped.
+
+A folder holds ``config.json``, which says what is evaluated, and a file of JSON lines per process. The unit of work is
+a few samples that follow each other; its lines are written at once, the last of them saying that the unit is whole.
+Lines of a unit without that last line are ignored, so that nothing is counted twice and nothing half.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+__all__ = ["ChangedConfigurationError", "Record", "Store"]
+
+Record: TypeAlias = dict[str, Any]
+"""One line: a map with its scores, or a sample that was skipped."""
+
+
+class ChangedConfigurationError(ValueError):
+    """A folder holds results of another evaluation."""
+
+
+class Store:
+    """A folder of results.
+
+    Args:
+        folder: made where it does not exist.
+
+    Raises:
+        OSError: a folder that can't be made.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def configure(self, config: Mapping[str, Any], about: Mapping[str, Any]) -> None:
+        """Says what is evaluated, or checks that it is still the same.
+
+        Args:
+            config: decides the numbers; must not change.
+            about: device, commit and the like, of the first run.
+
+        Raises:
+            ChangedConfigurationError: results of something else lie here; the message names what differs.
+        """
+        path, wanted = self.folder / "config.json", json.loads(json.dumps(config))
+        if path.exists():
+            found = json.loads(path.read_text(encoding="utf-8"))["config"]
+            for name in sorted({*found, *wanted}):
+                if found.get(name) != wanted.get(name):
+                    raise ChangedConfigurationError(
+                        f"{self.folder} holds results with {name} {found.get(name)!r}, got {wanted.get(name)!r}. "
+                        "Choose another folder, or the same configuration to go on."
+                    )
+            return
+        text = json.dumps({"config": wanted, "about": dict(about)}, indent=2, ensure_ascii=False)
+        partial = path.with_suffix(f".{os.getpid()}")
+        partial.write_text(f"{text}\n", encoding="utf-8")
+        partial.replace(path)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What is evaluated."""
+        config: dict[str, Any] = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))["config"]
+        return config
+
+    def append(self, rank: int, unit: int, records: Sequence[Record]) -> None:
+        """Writes the records of one unit, durably.
+
+        Raises:
+            OSError: the disk is full, or the folder is gone.
+        """
+        lines = [json.dumps({"unit": unit, **_jsonable(each)}, ensure_ascii=False) for each in records]
+        lines.append(json.dumps({"unit": unit, "whole": len(records)}))
+        path = self.folder / f"results-{rank:05d}.jsonl"
+        with path.open("a", encoding="utf-8") as file:
+            if file.tell() and not _ends_whole(path):
+                file.write("\n")  # the last run was killed within a line
+            file.write("\n".join(lines) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def units(self) -> dict[int, list[Record]]:
+        """The records of every whole unit, by its number."""
+        units: dict[int, list[Record]] = {}
+        for path in sorted(self.folder.glob("results-*.jsonl")):
+            pending: dict[int, list[Record]] = {}
+            for line in _lines(path):
+                unit = line.pop("unit")
+                if "whole" not in line:
+                    pending.setdefault(unit, []).append(line)
+                    continue
+                records = pending.pop(unit, [])
+                if line["whole"] == 0 or len(records) >= line["whole"]:
+                    units[unit] = records[len(records) - line["whole"] :]  # what came before is of a killed run
+        return units
+
+    def records(self) -> list[Record]:
+        """All records in the order of the dataset."""
+        return [record for _, records in sorted(self.units().items()) for record in records]
+
+
+def _lines(path: Path) -> Iterator[Record]:
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for line in file:
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError:
+                continue  # cut off when the run was killed; its unit is not whole
+
+
+def _ends_whole(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"
+
+
+def _jsonable(value: Any) -> Any:
+    """NaN as None, which JSON can say."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {name: _jsonable(each) for name, each in value.items()}
+    return [_jsonable(each) for each in value] if isinstance(value, (list, tuple)) else value

@@ -1,0 +1,123 @@
+"""The model that is evaluated: how it takes samples, and which of its outputs a region asks for."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torchvision.transforms.functional import pil_to_tensor
+
+from captum_vit.adapters import Adapter, PromptClassifier, adapt
+from captum_vit.data import Geometry, Region, Sample
+from captum_vit.metrics.functional import probabilities
+from captum_vit.metrics.functional.probe import Score
+from captum_vit.zoo import LoadedModel
+
+__all__ = ["Subject", "TargetChoice", "subject_of"]
+
+TargetChoice = Literal["label", "predicted"]
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A model with what evaluation has to know about it.
+
+    Attributes:
+        name: of the model.
+        model: images (B, C, H, W) → logits (B, K); an `Adapter` where methods for transformers can explain it.
+        geometry: brings samples to the size that the model takes.
+        mean: per channel, subtracted from colours in [0, 1].
+        std: per channel, what is then divided by.
+        activation: what makes probabilities of the logits.
+        device: where the model is.
+    """
+
+    name: str
+    model: nn.Module
+    geometry: Geometry
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    activation: Literal["softmax", "sigmoid"]
+    device: torch.device
+
+    @property
+    def patch(self) -> tuple[int, int]:
+        """Pixels (h, w) of a patch.
+
+        Raises:
+            ValueError: a model without patches.
+        """
+        if not isinstance(self.model, Adapter):
+            raise ValueError(f"patch must be given in pixels, got 'grid': {self.name} has no patches.")
+        rows, columns = self.model.grid(*self.geometry.size)
+        return self.geometry.size[0] // rows, self.geometry.size[1] // columns
+
+    @property
+    def score(self) -> Score:
+        """Images → probabilities (B, K)."""
+        return probabilities(self.model, self.activation)
+
+    def pixels(self, sample: Sample) -> Tensor:
+        """(C, H, W) of a sample that is in the model's geometry, on the CPU."""
+        colours: Tensor = pil_to_tensor(sample.image).float() / 255
+        mean, std = (torch.tensor(each)[:, None, None] for each in (self.mean, self.std))
+        return (colours - mean) / std
+
+    def target(self, region: Region, logits: Tensor, choice: TargetChoice) -> int:
+        """The output that a region asks for: its label, or the predicted class where it has none.
+
+        Args:
+            region: of a sample.
+            logits: (K,) of its image.
+            choice: "predicted" asks for the predicted class in any case.
+
+        Raises:
+            ValueError: a label that the model has no output for.
+        """
+        if choice == "predicted" or region.label is None:
+            return int(logits.argmax())
+        if not 0 <= region.label < len(logits):
+            raise ValueError(
+                f"label must be one of the model's {len(logits)} outputs, got {region.label}: the classes of the "
+                f"dataset are not those of {self.name}. Choose target='predicted'."
+            )
+        return region.label
+
+
+def subject_of(
+    loaded: LoadedModel,
+    *,
+    prompts: tuple[str, ...] = (),
+    template: str = "a photo of {}.",
+    geometry: Geometry | None = None,
+    device: str | torch.device = "cpu",
+) -> Subject:
+    """A loaded model as the subject of an evaluation.
+
+    Args:
+        loaded: from `captum_vit.zoo.load_model`.
+        prompts: one per class of the dataset, for a model that compares images with texts.
+        template: sentence around each prompt.
+        geometry: how samples come to the model's size; squashed by default, so that all of every image is seen.
+        device: where the model goes.
+
+    Raises:
+        ValueError: a model that reads texts without prompts; a geometry of another size.
+    """
+    geometry = geometry or Geometry(loaded.image_size)
+    if geometry.size != loaded.image_size:
+        raise ValueError(f"geometry must have the size {loaded.image_size} that the model takes, got {geometry.size}.")
+    model: nn.Module = loaded.model.to(device)
+    if loaded.load_tokenizer is not None:
+        if not prompts:
+            raise ValueError(f"prompts must be given: {loaded.name} compares images with texts, and got none.")
+        model = PromptClassifier(model, loaded.load_tokenizer(), prompts, template=template)
+    else:
+        with suppress(TypeError):  # no transformer that the methods know: Captum's own methods still explain it
+            model = adapt(model)
+    return Subject(
+        loaded.name, model.eval(), geometry, loaded.mean, loaded.std, loaded.activation, torch.device(device)
+    )

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from captum_vit.evaluation import Result
+from captum_vit.metrics import EnergyInside, Segmentation
+
+VALUES = {"a": [0.2, 0.4], "b": [0.9], "c": [None], "d": [0.1, 0.3, 0.5]}
+"""Sample → the value of each of its maps."""
+
+
+def records(method, shift=0.0):
+    made = []
+    for sample, values in VALUES.items():
+        for number, value in enumerate(values):
+            counts = {"total": 0.0 if value is None else value + shift, "images": int(value is not None)}
+            state = counts | {"excluded": int(value is None)}
+            scores = {"scores": {"energy": state}}
+            record = {"sample": sample, "region": number, "method": method, "seconds": 0.001 * (number + 1)}
+            made.append(record | ({"blank": "no"} if sample == "b" and method == "second" else scores))
+    return made
+
+
+@pytest.fixture
+def result():
+    skipped = [{"sample": "e", "skipped": "e.png is no whole image"}]
+    return Result([*records("first"), *records("second", 0.1), *skipped], {"energy": EnergyInside()}, {"third": "why"})
+
+
+def test_means_counts_and_times(result):
+    first, second = result.table(resamples=10).to_dict("records")
+    assert (first["method"], first["metric"]) == ("first", "energy")
+    assert first["value"] == pytest.approx((0.2 + 0.4 + 0.9 + 0.1 + 0.3 + 0.5) / 6)
+    assert (first["maps"], first["excluded"], first["blank"]) == (6, 1, 0)
+    assert second["value"] == pytest.approx((0.3 + 0.5 + 0.2 + 0.4 + 0.6) / 5)
+    assert (second["maps"], second["excluded"], second["blank"]) == (5, 1, 1)
+    assert first["milliseconds"] == pytest.approx(1.0)
+    assert result.skipped == {"e": "e.png is no whole image"}
+
+
+def test_the_interval_resamples_whole_samples(result):
+    """A bootstrap in plain NumPy: samples are drawn, and bring all their maps."""
+    row = result.table(resamples=4000, seed=1).to_dict("records")[0]
+    generator, means = np.random.default_rng(5), []
+    for _ in range(4000):
+        drawn = [value for k in generator.integers(0, 4, 4) for value in VALUES["abcd"[k]] if value is not None]
+        if drawn:
+            means.append(np.mean(drawn))
+    low, high = np.quantile(means, [0.025, 0.975])
+    assert (row["low"], row["high"]) == (pytest.approx(low, abs=0.02), pytest.approx(high, abs=0.02))
+    assert result.table(seed=1).equals(result.table(seed=1))
+
+
+def test_a_metric_with_several_numbers_has_a_row_for_each():
+    metric = Segmentation.preset("legrad")
+    states = []
+    for k in range(3):
+        metric.reset()
+        maps = torch.rand(1, 6, 6, generator=torch.Generator().manual_seed(k))
+        metric.update(maps, (torch.arange(36).view(1, 6, 6) % 3 == 0).long())
+        states.append({name: value.tolist() for name, value in metric.metric_state.items()})
+    made = [
+        {"sample": f"{k}", "region": 0, "method": "m", "seconds": 0.0, "scores": {"s": state}}
+        for k, state in enumerate(states)
+    ]
+    table = Result(made, {"s": Segmentation.preset("legrad")}, {}).table(resamples=50)
+    metric.reset()
+    for k in range(3):
+        maps = torch.rand(1, 6, 6, generator=torch.Generator().manual_seed(k))
+        metric.update(maps, (torch.arange(36).view(1, 6, 6) % 3 == 0).long())
+    expected = {f"s {name}": float(value) for name, value in metric.compute().items()}
+    assert dict(zip(table["metric"], table["value"], strict=True)) == pytest.approx(expected)
+    assert (table["low"] <= table["value"]).all()
+    assert (table["value"] <= table["high"]).all()
+
+
+def test_markdown_and_latex(result):
+    lines = result.markdown(resamples=200).splitlines()
+    assert lines[:2] == ["| method | energy | ms per map |", "| --- | --- | --- |"]
+    assert lines[2].startswith("| first | 0.400 ± 0.")
+    assert lines[3].startswith("| second | 0.400 ± 0.")
+    latex = result.latex(digits=2, resamples=10)
+    assert r"\toprule" in latex
+    assert "first & 0.40 & 1.00" in latex
+
+
+def test_a_metric_that_asked_about_no_map_has_no_number():
+    made = [{"sample": "a", "region": 0, "method": "m", "seconds": 0.0, "scores": {}}]
+    (row,) = Result(made, {"energy": EnergyInside()}, {}).table(resamples=5).to_dict("records")
+    assert np.isnan([row["value"], row["low"], row["high"]]).all()
+    assert row["maps"] == 0
