@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -53,6 +54,12 @@ class Segmentation(Metric):
     Attributes:
         images: number of images that count.
         excluded: number of images left out.
+        counted: number of images in the mean of each measure, by name; see below.
+
+    A measure may be undefined for an image that counts: without background, and with nothing below the threshold, the
+    IoU of the background is nothing by nothing. Such an image is left out of the mean of that measure and of those made
+    from it, and ``counted`` says of how many images each mean is. A number from the added pixels of all images is of
+    all of them.
 
     Raises:
         ValueError: an unknown choice.
@@ -141,15 +148,25 @@ class Segmentation(Metric):
 
     def compute(self) -> dict[str, Tensor]:
         """The numbers by name; NaN where no image counts."""
-        found = dict(zip(_MEASURES, self.sums / self.counts, strict=True))
-        pooled = dict(zip(_PIXEL_MEASURES, self._ratios(Confusion(*self.pixels).best()), strict=True))
-        f1 = (pooled if self.f1 == "dataset" else found)["f1"]
-        return found | (pooled if self.aggregate == "dataset" else {}) | {"f1": f1}
+        return self._aggregated(self.sums / self.counts, self._ratios(Confusion(*self.pixels).best()))
+
+    @property
+    def counted(self) -> dict[str, int]:
+        """Numbers of images by name: those behind each number of `compute`."""
+        found = self._aggregated(self.counts, [self.images] * len(_PIXEL_MEASURES))
+        return {name: int(count) for name, count in found.items()}
 
     def extra_repr(self) -> str:
         """The settings, to be printed with the numbers."""
         names = ("threshold", "normalise", "aggregate", "f1", "undefined")
         return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
+
+    def _aggregated(self, of_images: Tensor, of_pixels: Sequence[Tensor]) -> dict[str, Tensor]:
+        """By name, what comes from each image or from the pixels of all, as the settings have it."""
+        found = dict(zip(_MEASURES, of_images, strict=True))
+        pooled = dict(zip(_PIXEL_MEASURES, of_pixels, strict=True))
+        f1 = (pooled if self.f1 == "dataset" else found)["f1"]
+        return found | (pooled if self.aggregate == "dataset" else {}) | {"f1": f1}
 
     def _ratios(self, counts: Confusion) -> list[Tensor]:
         """The pixel measures, in their order."""
