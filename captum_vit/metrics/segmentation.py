@@ -13,7 +13,7 @@ from captum_vit.metrics.functional.average_precision import average_precision, t
 from captum_vit.metrics.functional.confusion import Confusion
 from captum_vit.metrics.functional.maps import IGNORE, Normalisation, check_pair, is_unscorable, normalised
 from captum_vit.metrics.functional.segmentation import confusion_at, row_f1
-from captum_vit.metrics.functional.thresholds import BestOf, Threshold
+from captum_vit.metrics.functional.thresholds import BestOf, Threshold, check_threshold
 from captum_vit.metrics.presets import preset_settings
 
 __all__ = ["Segmentation"]
@@ -44,7 +44,8 @@ class Segmentation(Metric):
             `BestOf`. Papers differ, so there is no default.
         normalise: see `foreground_iou`.
         aggregate: "dataset" adds up the pixels of all images before it divides, "image" takes the mean of the images'
-            values. With "dataset" a `BestOf` picks one threshold for all images, with "image" one for each.
+            values. With "dataset" a `BestOf` picks one threshold for all images, with "image" one for each; without
+            normalising there is none for all.
         f1: the same choice for F1, or "chefer_rows" for `f1_of_rows`.
         undefined: "exclude" leaves out images whose map is constant or holds NaN and those with an empty mask, and
             counts them. "reference" scores them as the code of Chefer et al. does: every pixel of such a map is
@@ -62,7 +63,8 @@ class Segmentation(Metric):
     all of them.
 
     Raises:
-        ValueError: an unknown choice.
+        TypeError: a threshold that is neither a number nor a rule.
+        ValueError: an unknown choice, or a threshold outside the scale of ``normalise``.
 
     Example:
         >>> maps = torch.tensor([[[0.0, 1.0], [4.0, 8.0]], [[0.0, 2.0], [2.0, 4.0]]])
@@ -115,6 +117,12 @@ class Segmentation(Metric):
         ):
             if value not in known:
                 raise ValueError(f"{argument} must be one of {', '.join(known)}, got {value!r}.")
+        check_threshold(threshold, normalise)
+        if isinstance(threshold, BestOf) and normalise == "none" and aggregate == "dataset":
+            raise ValueError(
+                f"threshold must be one for all images with aggregate='dataset', got {threshold}, which with "
+                "normalise='none' each map has on a scale of its own. Normalise, or take aggregate='image'."
+            )
         super().__init__(**kwargs)
         self.threshold, self.normalise, self.aggregate = threshold, normalise, aggregate
         self.f1, self.undefined = f1, undefined

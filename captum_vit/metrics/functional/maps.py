@@ -12,6 +12,7 @@ __all__ = [
     "Normalisation",
     "check_maps",
     "check_masks",
+    "check_normalise",
     "check_pair",
     "is_undefined",
     "is_unscorable",
@@ -77,6 +78,12 @@ def check_pair(maps: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
     return check_maps(maps, tuple(masks.shape)), masks
 
 
+def check_normalise(normalise: Normalisation) -> None:
+    """Refuses the name of an unknown scale with a ValueError."""
+    if normalise not in get_args(Normalisation):
+        raise ValueError(f"normalise must be one of {', '.join(get_args(Normalisation))}, got {normalise!r}.")
+
+
 def is_undefined(maps: Tensor) -> Tensor:
     """(B,) boolean: which maps rank nothing, because they hold NaN or infinity or one value throughout."""
     flat = maps.flatten(1)
@@ -111,8 +118,7 @@ def normalised(maps: Tensor, normalise: Normalisation) -> Tensor:
         tensor([[[0.0000, 0.2500],
                  [0.5000, 1.0000]]])
     """
-    if normalise not in get_args(Normalisation):
-        raise ValueError(f"normalise must be one of {', '.join(get_args(Normalisation))}, got {normalise!r}.")
+    check_normalise(normalise)
     if normalise == "none":
         return maps.masked_fill(is_undefined(maps)[:, None, None], torch.nan)
     return min_max(maps.clamp(min=0) if normalise == "clip_min_max" else maps)
