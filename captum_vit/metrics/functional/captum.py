@@ -14,7 +14,7 @@ from captum import metrics
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from captum_vit.metrics.functional.explain import Explain, check_images, explained
+from captum_vit.metrics.functional.explain import Explain, check_images, check_patch, explained
 from captum_vit.metrics.functional.fills import Fill, filled, replacing
 from captum_vit.metrics.functional.maps import is_undefined
 from captum_vit.metrics.functional.probe import Probe, Score
@@ -213,10 +213,7 @@ def _is_still(values: Tensor) -> Tensor:
 
 def _noise(images: Tensor, patch: tuple[int, int], radius: float, samples: int, seed: int) -> Tensor:
     """(samples, C, H, W) in [−radius, radius], in the images' dtype."""
-    if min(patch) < 1 or images.shape[2] % patch[0] or images.shape[3] % patch[1]:
-        raise ValueError(
-            f"patch must divide the image's {images.shape[2]}×{images.shape[3]} pixels, got {patch[0]}×{patch[1]}."
-        )
+    check_patch(patch, images)
     shape = (samples, images.shape[1], images.shape[2] // patch[0], images.shape[3] // patch[1])
     uniform = torch.rand(shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
     return _over_patches(uniform * radius, patch).to(images)

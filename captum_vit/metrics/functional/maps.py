@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import Literal, TypeAlias, get_args
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 __all__ = [
     "IGNORE",
     "Normalisation",
+    "check_integer",
     "check_maps",
     "check_masks",
     "check_normalise",
@@ -27,6 +29,12 @@ Normalisation: TypeAlias = Literal["min_max", "clip_min_max", "none"]
 """To [0, 1] by a map's own smallest and largest value, the same after negative values became 0, or not at all."""
 
 
+def check_integer(name: str, value: int) -> None:
+    """Refuses what is no integer with a TypeError that says the argument's name."""
+    if not isinstance(value, Integral):
+        raise TypeError(f"{name} must be an integer, got {value!r}.")
+
+
 def check_maps(maps: Tensor, size: tuple[int, ...] | None = None) -> Tensor:
     """The maps as floating-point numbers (B, H, W).
 
@@ -40,7 +48,9 @@ def check_maps(maps: Tensor, size: tuple[int, ...] | None = None) -> Tensor:
     """
     if not isinstance(maps, Tensor) or maps.is_complex():
         raise TypeError(f"maps must be a tensor of real numbers (B, H, W), got {type(maps).__name__}.")
-    if maps.ndim != 3 or 0 in maps.shape:
+    if maps.ndim == 3 and 0 in maps.shape:
+        raise ValueError(f"maps must hold at least one map (B, H, W) with pixels, got {tuple(maps.shape)}.")
+    if maps.ndim != 3:
         raise ValueError(
             f"maps must have shape (B, H, W), got {tuple(maps.shape)}. Sum an attribution over its channels first: "
             "attribution.sum(1)."
