@@ -180,6 +180,8 @@ def test_infidelity_needs_an_output_and_a_map_that_vary():
     assert infidelity(constant, images, maps, targets, **by_inputs).isnan().all()
     assert infidelity(constant, images, maps, targets, normalise=False, **by_inputs).isnan().all()
     assert infidelity(Curved(), images, even.expand_as(maps), targets, **by_inputs).isnan().all()
+    inverse = 1 / (1 + maps.abs())  # with it every product of image and map is 1
+    assert infidelity(Curved(), inverse[:, None].expand_as(images), 1 / inverse, targets, patch=(4, 3)).isnan().all()
     images[1] = 0.0  # the fill
     assert infidelity(Curved(), images, maps, targets, patch=(4, 3)).isnan().tolist() == [False, True, False]
     counts = lambda images: (images == 0).all(1).sum((1, 2))[:, None].double()  # noqa: E731
