@@ -1,4 +1,4 @@
-"""Mask and point metrics with the batches that they take; run as a program, it is one of two processes.
+"""Metrics that ask no model, with the batches that they take; run as a program, it is one of two processes.
 
     python metric_streams.py RANK FOLDER
 
@@ -14,14 +14,20 @@ from metric_cases import random_case, random_points
 from captum_vit.metrics import (
     BackgroundAttentionFocus,
     ClassPointingGame,
+    EffectiveComplexity,
     EnergyInside,
+    Entropy,
     ForegroundAttentionFocus,
     LocalisationAUC,
     PointingGame,
     PointMIoU,
+    PromptPairLocalisation,
     RelevanceRankAccuracy,
     Segmentation,
+    Sparseness,
     TopKInside,
+    WrongPromptArea,
+    WrongPromptEnergy,
 )
 from captum_vit.metrics.functional import BestOf
 
@@ -40,6 +46,12 @@ METRICS = {
     "top k": lambda: TopKInside(k=5),
     "foreground focus": ForegroundAttentionFocus,
     "background focus": BackgroundAttentionFocus,
+    "prompts, energy": WrongPromptEnergy,
+    "prompts, area": WrongPromptArea,
+    "prompts, pairs": PromptPairLocalisation,
+    "complexity, sparseness": Sparseness,
+    "complexity, entropy": Entropy,
+    "complexity, number": EffectiveComplexity,
 }
 
 
@@ -54,6 +66,12 @@ def stream(name):
         return maps, masks, classes
     if name.endswith("focus"):
         return maps[:, ::2, ::2], masks
+    if name.startswith("complexity"):
+        return (maps,)
+    if name == "prompts, pairs":
+        return maps, maps.flip(0), masks, masks.flip(2)
+    if name.startswith("prompts"):
+        return maps, maps.flip(0), masks
     return maps, masks
 
 

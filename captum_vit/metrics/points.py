@@ -9,8 +9,9 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from captum_vit.metrics.classes import check_classes
-from captum_vit.metrics.functional.maps import Normalisation, check_maps, is_undefined, normalised
+from captum_vit.metrics.functional.maps import Normalisation, check_maps, check_normalise, is_undefined, normalised
 from captum_vit.metrics.functional.points import PointCounts, check_points, count_points
+from captum_vit.metrics.functional.thresholds import check_cut, scale_of
 
 __all__ = ["PointMIoU"]
 
@@ -81,6 +82,8 @@ class PointMIoU(Metric):
             raise ValueError(f"average must be 'class', 'image' or 'global', got {average!r}.")
         if undefined not in ("exclude", "reference"):
             raise ValueError(f"undefined must be 'exclude' or 'reference', got {undefined!r}.")
+        check_normalise(normalise)
+        check_cut(threshold, scale_of(normalise))
         super().__init__(**kwargs)
         self.num_classes, self.average, self.threshold = num_classes, average, threshold
         self.inclusive, self.normalise, self.undefined = inclusive, normalise, undefined

@@ -9,6 +9,8 @@ from torch import Tensor
 from captum_vit.metrics.base import ImageMean
 from captum_vit.metrics.functional.prompts import (
     Scale,
+    check_painted,
+    check_scale,
     prompt_pair_localisation,
     wrong_prompt_area,
     wrong_prompt_energy,
@@ -30,6 +32,7 @@ class WrongPromptEnergy(ImageMean):
     needs = ("masks", "maps of a second prompt")
 
     def __init__(self, *, scale: Scale = "shared", **kwargs: Any) -> None:
+        check_scale(scale)
         super().__init__(**kwargs)
         self.scale = scale
 
@@ -52,6 +55,7 @@ class WrongPromptArea(ImageMean):
     needs = ("masks", "maps of a second prompt")
 
     def __init__(self, *, threshold: float = 0.5, scale: Scale = "shared", **kwargs: Any) -> None:
+        check_painted(threshold, scale)
         super().__init__(**kwargs)
         self.threshold = threshold
         self.scale = scale

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -12,7 +13,7 @@ from captum_vit.metrics.functional.average_precision import average_precision, t
 from captum_vit.metrics.functional.confusion import Confusion
 from captum_vit.metrics.functional.maps import IGNORE, Normalisation, check_pair, is_unscorable, normalised
 from captum_vit.metrics.functional.segmentation import confusion_at, row_f1
-from captum_vit.metrics.functional.thresholds import BestOf, Threshold
+from captum_vit.metrics.functional.thresholds import BestOf, Threshold, check_threshold
 from captum_vit.metrics.presets import preset_settings
 
 __all__ = ["Segmentation"]
@@ -43,7 +44,8 @@ class Segmentation(Metric):
             `BestOf`. Papers differ, so there is no default.
         normalise: see `foreground_iou`.
         aggregate: "dataset" adds up the pixels of all images before it divides, "image" takes the mean of the images'
-            values. With "dataset" a `BestOf` picks one threshold for all images, with "image" one for each.
+            values. With "dataset" a `BestOf` picks one threshold for all images, with "image" one for each; without
+            normalising there is none for all.
         f1: the same choice for F1, or "chefer_rows" for `f1_of_rows`.
         undefined: "exclude" leaves out images whose map is constant or holds NaN and those with an empty mask, and
             counts them. "reference" scores them as the code of Chefer et al. does: every pixel of such a map is
@@ -53,9 +55,16 @@ class Segmentation(Metric):
     Attributes:
         images: number of images that count.
         excluded: number of images left out.
+        counted: number of images in the mean of each measure, by name; see below.
+
+    A measure may be undefined for an image that counts: without background, and with nothing below the threshold, the
+    IoU of the background is nothing by nothing. Such an image is left out of the mean of that measure and of those made
+    from it, and ``counted`` says of how many images each mean is. A number from the added pixels of all images is of
+    all of them.
 
     Raises:
-        ValueError: an unknown choice.
+        TypeError: a threshold that is neither a number nor a rule.
+        ValueError: an unknown choice, or a threshold outside the scale of ``normalise``.
 
     Example:
         >>> maps = torch.tensor([[[0.0, 1.0], [4.0, 8.0]], [[0.0, 2.0], [2.0, 4.0]]])
@@ -108,6 +117,12 @@ class Segmentation(Metric):
         ):
             if value not in known:
                 raise ValueError(f"{argument} must be one of {', '.join(known)}, got {value!r}.")
+        check_threshold(threshold, normalise)
+        if isinstance(threshold, BestOf) and normalise == "none" and aggregate == "dataset":
+            raise ValueError(
+                f"threshold must be one for all images with aggregate='dataset', got {threshold}, which with "
+                "normalise='none' each map has on a scale of its own. Normalise, or take aggregate='image'."
+            )
         super().__init__(**kwargs)
         self.threshold, self.normalise, self.aggregate = threshold, normalise, aggregate
         self.f1, self.undefined = f1, undefined
@@ -141,15 +156,25 @@ class Segmentation(Metric):
 
     def compute(self) -> dict[str, Tensor]:
         """The numbers by name; NaN where no image counts."""
-        found = dict(zip(_MEASURES, self.sums / self.counts, strict=True))
-        pooled = dict(zip(_PIXEL_MEASURES, self._ratios(Confusion(*self.pixels).best()), strict=True))
-        f1 = (pooled if self.f1 == "dataset" else found)["f1"]
-        return found | (pooled if self.aggregate == "dataset" else {}) | {"f1": f1}
+        return self._aggregated(self.sums / self.counts, self._ratios(Confusion(*self.pixels).best()))
+
+    @property
+    def counted(self) -> dict[str, int]:
+        """Numbers of images by name: those behind each number of `compute`."""
+        found = self._aggregated(self.counts, [self.images] * len(_PIXEL_MEASURES))
+        return {name: int(count) for name, count in found.items()}
 
     def extra_repr(self) -> str:
         """The settings, to be printed with the numbers."""
         names = ("threshold", "normalise", "aggregate", "f1", "undefined")
         return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
+
+    def _aggregated(self, of_images: Tensor, of_pixels: Sequence[Tensor]) -> dict[str, Tensor]:
+        """By name, what comes from each image or from the pixels of all, as the settings have it."""
+        found = dict(zip(_MEASURES, of_images, strict=True))
+        pooled = dict(zip(_PIXEL_MEASURES, of_pixels, strict=True))
+        f1 = (pooled if self.f1 == "dataset" else found)["f1"]
+        return found | (pooled if self.aggregate == "dataset" else {}) | {"f1": f1}
 
     def _ratios(self, counts: Confusion) -> list[Tensor]:
         """The pixel measures, in their order."""

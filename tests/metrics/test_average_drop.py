@@ -19,6 +19,18 @@ def by_loops(image, relevance, target):
     return model(image[None])[0, target].item(), model(masked[None])[0, target].item()
 
 
+@pytest.mark.parametrize("wrong", [-0.25, 1.5])
+@pytest.mark.parametrize("function", [average_drop, average_increase])
+def test_a_map_that_is_no_mask_is_refused(function, wrong):
+    images, maps, targets = case()
+    maps = maps.sigmoid()
+    maps[0, 0, 0] = torch.nan  # has no score, and is refused for no other reason
+    assert function(Linear(probabilities=True), images, maps, targets, normalise="none").isfinite().sum() == 2
+    maps[1, 2, 3] = wrong
+    with pytest.raises(ValueError, match=rf"maps must be in \[0, 1\] to be masks, got {wrong}\. Normalise them"):
+        function(Linear(probabilities=True), images, maps, targets, normalise="none")
+
+
 def test_the_formulas():
     images, maps, targets = case(5)
     asked = (Linear(probabilities=True), images, maps, targets)
@@ -54,9 +66,11 @@ def test_what_is_hidden_fades_to_the_fill():
     close(masked_confidence(model, images, maps, targets, fill=0.7).masked, expected)
 
 
-@pytest.mark.parametrize(("normalise", "mask"), [("none", [0.5, -1.0]), ("clip_min_max", [1.0, 0.0])])
-def test_the_scale_of_the_mask_is_as_asked(normalise, mask):
-    image, maps = torch.tensor([[[[0.6, 0.2]]]]), torch.tensor([[[0.5, -1.0]]])
+@pytest.mark.parametrize(
+    ("normalise", "values", "mask"), [("none", [0.5, 0.25], [0.5, 0.25]), ("clip_min_max", [0.5, -1.0], [1.0, 0.0])]
+)
+def test_the_scale_of_the_mask_is_as_asked(normalise, values, mask):
+    image, maps = torch.tensor([[[[0.6, 0.2]]]]), torch.tensor([[values]])
     result = masked_confidence(total, image, maps, torch.tensor([0]), normalise=normalise)
     close(result.masked, [0.6 * mask[0] + 0.2 * mask[1]], atol=1e-6)  # float32
 

@@ -100,7 +100,7 @@ def test_the_protocols_infidelities_from_the_sample_that_takes_the_last_pixel(mu
     for seed in range(100):
         score = Recorded(linear)
         value = infidelity(score, MICRO, maps[:, 0], FIRST, seed=seed, multiply_by_inputs=multiply_by_inputs, **options)
-        if any(torch.equal(each, without_last_pixel(MICRO)) for each in score.seen):
+        if any(torch.equal(each, without_last_pixel(MICRO)[0]) for each in torch.cat(score.seen)):
             exact(value, torch.tensor([expected], dtype=torch.float64))
             return
     pytest.fail("no seed replaces the last pixel")
@@ -141,6 +141,53 @@ def test_what_captum_makes_of_a_bare_tensor_and_what_is_made_of_it_here():
     value = sensitivity_max(lambda images, _: largest(images), MICRO, FIRST, radius=1.0, patch=(2, 2), samples=50)
     steps = [abs(float((each - MICRO).mean())) for call in largest.seen for each in call[:, None]]
     exact(value, torch.tensor([max(steps) * 2 / 30**0.5], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("by_inputs", [False, True])
+@pytest.mark.parametrize("normalise", [False, True])
+def test_captum_itself_says_the_same_of_the_same_samples(by_inputs, normalise):
+    images, maps, targets = batch()
+    options = {"patch": (4, 3), "share": 0.3, "samples": 6, "multiply_by_inputs": by_inputs, "normalise": normalise}
+    score = Recorded(Curved())
+    value = infidelity(score, images, maps, targets, **options)
+    changed = [image for image in torch.cat(score.seen) if not any(torch.equal(image, each) for each in images)]
+
+    def perturb(repeated):
+        others = torch.stack(changed)
+        return (repeated != others).double() if by_inputs else repeated - others, others
+
+    spread = (maps / 3)[:, None].expand_as(images)
+    of_captum = metrics.infidelity(
+        Curved(), perturb, images, spread, target=targets, n_perturb_samples=6, normalize=normalise
+    )
+    exact(value, of_captum)
+
+
+@pytest.mark.parametrize("normalise", [False, True])
+def test_an_image_runs_once_whole_and_once_for_every_sample(normalise):
+    images, maps, targets = batch(5)
+    model = Curved()
+    infidelity(model, images, maps, targets, patch=(4, 3), samples=7, batch_size=3, normalise=normalise)
+    assert sum(len(each) for each in model.seen) == 5 * 8
+
+
+def test_infidelity_needs_an_output_and_a_map_that_vary():
+    images, maps, targets = batch()
+    even = torch.ones(8, 12).double()
+    even[::2] = -1  # every patch of 4×3 pixels holds the same sum
+    constant = lambda images: torch.ones(len(images), 2)  # noqa: E731
+    by_inputs = {"patch": (4, 3), "multiply_by_inputs": True}
+    assert infidelity(constant, images, maps, targets, **by_inputs).isnan().all()
+    assert infidelity(constant, images, maps, targets, normalise=False, **by_inputs).isnan().all()
+    assert infidelity(Curved(), images, even.expand_as(maps), targets, **by_inputs).isnan().all()
+    inverse = 1 / (1 + maps.abs())  # with it every product of image and map is 1
+    assert infidelity(Curved(), inverse[:, None].expand_as(images), 1 / inverse, targets, patch=(4, 3)).isnan().all()
+    images[1] = 0.0  # the fill
+    assert infidelity(Curved(), images, maps, targets, patch=(4, 3)).isnan().tolist() == [False, True, False]
+    counts = lambda images: (images == 0).all(1).sum((1, 2))[:, None].double()  # noqa: E731
+    images[1] = 1.0
+    assert infidelity(counts, images, maps, 0 * targets, patch=(4, 3)).isnan().all()  # each sample costs the same
+    assert infidelity(counts, images, maps, 0 * targets, patch=(4, 3), normalise=False).isfinite().all()
 
 
 @pytest.mark.parametrize("by_inputs", [False, True])
@@ -360,8 +407,15 @@ def test_bad_input_is_refused():
     for share in (0.0, 1.5):
         with pytest.raises(ValueError, match=rf"share must be in \(0, 1\], got {share}"):
             infidelity(Curved(), images, maps, targets, patch=(4, 3), share=share)
-    with pytest.raises(ValueError, match="samples must be at least 1, got 0"):
-        infidelity(Curved(), images, maps, targets, patch=(4, 3), samples=0)
+    for normalise, fewest in ((False, 1), (True, 2)):
+        with pytest.raises(ValueError, match=f"samples must be at least {fewest}, got {fewest - 1}"):
+            infidelity(Curved(), images, maps, targets, patch=(4, 3), samples=fewest - 1, normalise=normalise)
+    for share in (1.0, 0.95):  # of 8 patches
+        with pytest.raises(ValueError, match=f"share must leave at least one of 8 patches, or β fits .*, got {share}"):
+            infidelity(Curved(), images, maps, targets, patch=(4, 3), share=share)
+    for wrong in (-1, 2, 9):
+        with pytest.raises(ValueError, match=rf"targets must be in \[0, 2\), the outputs of score, got {wrong}\."):
+            infidelity(Curved(), images, maps, torch.tensor([0, wrong, 1]), patch=(4, 3))
     with pytest.raises(ValueError, match="patch must divide the image's 8×12 pixels, got 5×3"):
         infidelity(Curved(), images, maps, targets, patch=(5, 3))
     with pytest.raises(ValueError, match=r"\(3, 8, 12\), got \(3, 4, 4\)"):

@@ -61,6 +61,8 @@ def test_a_part_of_the_images_gives_another_result(name):
 @pytest.mark.parametrize("name", METRICS)
 def test_facts(name):
     metric = METRICS[name]()
-    assert metric.needs == (("points",) if name.startswith("points") else ("masks",))
-    assert metric.range == (0, 1)
-    assert metric.higher_is_better == (name != "background focus")
+    needs = {"points": ("points",), "prompts": ("masks", "maps of a second prompt"), "complexity": ()}
+    assert metric.needs == needs.get(name.partition(",")[0], ("masks",))
+    unbounded = ("complexity, entropy", "complexity, number")
+    assert metric.range == (0, torch.inf if name in unbounded else 1)
+    assert metric.higher_is_better == (name not in (*unbounded, "background focus", "prompts, energy", "prompts, area"))

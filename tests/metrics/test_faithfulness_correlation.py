@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from perturbed import Linear, case, close, swapped
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from captum_vit.metrics.functional import faithfulness_correlation
 
@@ -73,6 +74,27 @@ def test_an_image_runs_once_whole_and_once_per_subset():
     assert max(model.seen) == 8
     assert result.score.isnan().tolist() == [True, True, False, False, False]
     close(result.score[2:], faithfulness_correlation(Linear(), images[2:], maps[2:], targets[2:], **SUBSETS).score)
+
+
+class Largest(TorchDispatchMode):
+    """Notes the bytes of the largest tensor that is made."""
+
+    bytes = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        for each in made if isinstance(made, tuple | list) else [made]:
+            if isinstance(each, torch.Tensor):
+                self.bytes = max(self.bytes, each.untyped_storage().nbytes())
+        return made
+
+
+def test_memory_does_not_grow_with_images_times_runs():
+    images, maps, targets = (each.repeat(4, *[1] * (each.ndim - 1)) for each in case(5))
+    with Largest() as largest:
+        faithfulness_correlation(Linear(), images, maps, targets, patch=(1, 1), subset=9, runs=40, batch_size=4)
+    assert images.nbytes <= largest.bytes <= 2 * images.nbytes
+    assert 2 * images.nbytes < 20 * 40 * 96 * 8  # bytes of a number for every image, run and patch
 
 
 def test_a_model_that_never_reacts_correlates_with_nothing():

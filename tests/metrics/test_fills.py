@@ -60,3 +60,10 @@ def test_the_blur_is_a_kernel_of_rises_code_with_zero_padding():
 def test_an_unknown_fill_is_refused(fill, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         filled(case()[0], fill)
+
+
+@pytest.mark.parametrize("fill", [None, {1, 2}])
+def test_what_fills_nothing_is_refused(fill):
+    kind = type(fill).__name__
+    with pytest.raises(TypeError, match=f"fill must be a number, values, 'mean', 'blur' or a function, got {kind}"):
+        filled(case()[0], fill)

@@ -12,9 +12,14 @@ MODELS = tiny_models()
 FAMILIES = ["timm_vit", "timm_siglip", "timm_beit", "hf_dinov2_registers", "open_clip_vit", "torchvision_vit"]
 
 
+WHOLE_CLIPS = [name for name in MODELS if name in ("hf_clip", "hf_siglip") or name.startswith("open_clip")]
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_every_parameter_is_in_one_group(name):
     model, _ = MODELS[name]()
+    if name in WHOLE_CLIPS:
+        model = model.vision_model if name.startswith("hf") else model.visual
     groups = block_groups(model)
     assert next(iter(groups)) == "embedding"
     assert list(groups)[-1] == "head"
@@ -48,6 +53,40 @@ def test_groups_follow_the_model_from_its_input_to_its_output(name, blocks, embe
     assert (groups["embedding"], groups["head"]) == (embedding, head)
     for block in blocks:
         assert all(each.startswith(f"{block}.") for each in groups[block])
+
+
+@pytest.mark.parametrize("name", WHOLE_CLIPS)
+def test_a_model_of_two_towers_is_refused(name):
+    model, _ = MODELS[name]()
+    with pytest.raises(ValueError, match=r"one list of blocks, got '.+' and '.+'\. Pass the image tower"):
+        block_groups(model)
+
+
+@pytest.mark.parametrize("wrap", [lambda tower: tower, lambda tower: nn.ModuleDict({"tower": tower})])
+def test_what_is_registered_early_and_used_late_is_the_head(wrap):
+    """As OpenCLIP registers its final projection; the projection inside the patch embedding stays."""
+    tower = nn.Module()
+    tower.proj = nn.Parameter(torch.ones(2))
+    tower.proj_norm = nn.LayerNorm(2)
+    tower.fc_norm = nn.LayerNorm(2)
+    tower.visual_projection = nn.Linear(2, 2)
+    tower.heads = nn.ModuleDict({"last": nn.Linear(2, 2)})
+    tower.embed = nn.ModuleDict({"proj": nn.Linear(2, 2), "head": nn.Linear(2, 2)})
+    blocks = nn.ModuleList(nn.Linear(2, 2) for _ in range(2))
+    tower.encoder = nn.ModuleDict({"head_norm": nn.LayerNorm(2), "blocks": blocks})
+    model = wrap(tower)
+    names = {id(each): name.removeprefix("tower.") for name, each in model.named_parameters()}
+    groups = block_groups(model)
+    assert {names[id(each)].partition(".")[0] for each in groups["embedding"]} == {"proj_norm", "embed"}
+    late = {"proj", "fc_norm", "visual_projection", "heads", "encoder"}
+    assert {names[id(each)].partition(".")[0] for each in groups["head"]} == late
+
+
+def test_the_projection_of_an_open_clip_tower_is_in_its_head():
+    model, _ = MODELS["open_clip_vit"]()
+    tower = model.visual
+    head = {id(each) for each in block_groups(tower)["head"]}
+    assert head == {id(tower.proj), id(tower.ln_post.weight), id(tower.ln_post.bias)}
 
 
 def test_of_lists_of_one_length_the_larger_is_taken():

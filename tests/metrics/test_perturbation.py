@@ -1,11 +1,13 @@
 import re
+from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 from perturbed import Linear, case, close, ordered_pixels, swapped, total
 
 from captum_vit.metrics.functional import negative_perturbation, perturbation, positive_perturbation
-from captum_vit.metrics.functional.curves import check_fractions
+from captum_vit.metrics.functional.curves import check_fractions, shares_of
 
 TENTHS = [0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
 
@@ -73,9 +75,51 @@ def test_worked_numbers(values, summary, expected):
 
 
 def test_numbers_of_pixels_are_truncated():
-    assert check_fractions(TENTHS[1:], 16).tolist() == [1, 3, 4, 6, 8, 9, 11, 12, 14]
+    assert shares_of(16, TENTHS[1:]).tolist() == [1, 3, 4, 6, 8, 9, 11, 12, 14]
     expected = [5017, 10035, 15052, 20070, 25088, 30105, 35123, 40140, 45158]
-    assert check_fractions(TENTHS[1:], 224 * 224).tolist() == expected
+    assert shares_of(224 * 224, TENTHS[1:]).tolist() == expected
+
+
+@pytest.mark.parametrize("patches", [3, 100, 196, 224 * 224])
+def test_shares_are_counted_without_rounding(patches):
+    hundredths = [Fraction(number, 100) for number in range(101)]
+    expected = [int(patches * share) for share in hundredths]
+    assert shares_of(patches, [float(share) for share in hundredths]).tolist() == expected
+    assert shares_of(3, [1 / 3, 2 / 3]).tolist() == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "kind", [list, tuple, np.array, np.float32, torch.tensor, lambda each: torch.tensor(each).double()]
+)
+def test_fractions_may_be_any_sequence_of_numbers(kind):
+    fractions = [0.25, 0.5, 0.75]
+    images, maps, targets = case()
+    given = positive_perturbation(Linear(probabilities=True), images, maps, targets, fractions=kind(fractions))
+    plain = positive_perturbation(Linear(probabilities=True), images, maps, targets, fractions=fractions)
+    assert torch.equal(given.score, plain.score)
+    close(given.fractions, fractions)
+    assert check_fractions(kind([0.29, 0.57]))[0] == pytest.approx(0.29, abs=1e-7)
+
+
+def test_fractions_of_single_precision_are_read_as_printed():
+    assert check_fractions(torch.tensor([0.29, 0.7])) == (0.29, 0.7)
+    assert shares_of(100, check_fractions(np.array([0.29, 0.7], np.float32))).tolist() == [29, 70]
+
+
+@pytest.mark.parametrize(
+    ("fractions", "error", "message"),
+    [
+        ([0.1, float("nan"), 0.9], ValueError, r"fractions must increase, got \(0\.1, nan, 0\.9\)"),
+        ([float("nan")], ValueError, r"fractions must be in \[0, 1\], got nan"),
+        (torch.tensor([]), ValueError, r"fractions must increase, got \(\)"),
+        (torch.tensor([0.5, 1.5]), ValueError, r"fractions must be in \[0, 1\], got 1\.5"),
+        (0.5, TypeError, r"fractions must be a sequence of numbers, got 0\.5"),
+        (["a", "b"], TypeError, r"fractions must be a sequence of numbers, got \['a', 'b'\]"),
+    ],
+)
+def test_fractions_that_are_none_are_refused(fractions, error, message):
+    with pytest.raises(error, match=message):
+        check_fractions(fractions)
 
 
 def test_the_number_over_images_is_the_area_of_the_accuracy_curve():
@@ -137,7 +181,7 @@ def test_maps_that_rank_nothing_have_no_score():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"fractions": (0, 0.2, 0.2)}, "fractions must increase, got (0, 0.2, 0.2)."),
+        ({"fractions": (0, 0.2, 0.2)}, "fractions must increase, got (0.0, 0.2, 0.2)."),
         ({"fractions": ()}, "fractions must increase, got ()."),
         ({"fractions": (-0.1, 0.2)}, "fractions must be in [0, 1], got -0.1."),
         ({"fractions": (0, 1.5)}, "fractions must be in [0, 1], got 1.5."),

@@ -4,7 +4,7 @@ import pytest
 import torch
 from perturbed import Linear, case, close, ordered_pixels, swapped
 
-from captum_vit.metrics.functional import probabilities
+from captum_vit.metrics.functional import deletion, energy_inside, probabilities, sensitivity_max
 from captum_vit.metrics.functional.fills import replacing
 from captum_vit.metrics.functional.probe import Probe
 
@@ -175,6 +175,40 @@ def ask(outputs=None, **changed):
 def test_what_does_not_fit_is_refused_with_its_value(changed, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         ask(**changed)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"targets": 3}, "targets must be a tensor (B,), got int."),
+        ({"targets": [0, 1, 2]}, "targets must be a tensor (B,), got list."),
+        ({"images": [0]}, "images must be a tensor (B, C, H, W), got list."),
+        ({"patch": 2}, "patch must be two integers (h, w), got 2."),
+        ({"patch": (2, 2, 2)}, "patch must be two integers (h, w), got (2, 2, 2)."),
+        ({"patch": (2.0, 2.0)}, "patch must be two integers (h, w), got (2.0, 2.0)."),
+        ({"batch_size": 2.5}, "batch_size must be an integer, got 2.5."),
+        ({"outputs": {"logits": 1}}, "score must return a tensor (B, K), got dict. Wrap the model: lambda images:"),
+    ],
+)
+def test_what_is_of_another_kind_is_refused(changed, message):
+    with pytest.raises(TypeError, match=re.escape(message)):
+        ask(**changed)
+
+
+def test_no_image_is_refused():
+    nothing = {"images": torch.zeros(0, 3, 8, 12), "maps": torch.zeros(0, 8, 12), "targets": torch.zeros(0).long()}
+    message = r"images must hold at least one image \(B, C, H, W\) with pixels, got \(0, 3, 8, 12\)\."
+    with pytest.raises(ValueError, match=message):
+        ask(**nothing)
+    with pytest.raises(ValueError, match=message):
+        sensitivity_max(lambda images, _: images.sum(1), nothing["images"], nothing["targets"])
+    with pytest.raises(ValueError, match=r"maps must hold at least one map .*, got \(0, 8, 12\)\."):
+        energy_inside(nothing["maps"], torch.zeros(0, 8, 12).long())
+
+
+def test_steps_that_are_no_integer_are_refused():
+    with pytest.raises(TypeError, match=r"steps must be an integer, got 4\.0\."):
+        deletion(Linear(probabilities=True), *case(), steps=4.0)
 
 
 def test_targets_that_are_no_integers_are_refused():

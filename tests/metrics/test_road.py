@@ -95,7 +95,7 @@ def test_maps_that_rank_nothing_have_no_score():
     ("options", "message"),
     [
         ({"order": "roar"}, "order must be 'morf' or 'lerf', got 'roar'."),
-        ({"fractions": (0.5, 1)}, "fractions must be in (0, 1), got 1. Nothing can be imputed from nothing."),
+        ({"fractions": (0.5, 1)}, "fractions must be in (0, 1), got 1.0. Nothing can be imputed from nothing."),
         ({"fractions": (0.0, 0.5)}, "fractions must be in (0, 1), got 0.0."),
         ({"fractions": (0.5, 0.3)}, "fractions must increase, got (0.5, 0.3)."),
         ({"noise": -1}, "noise must be at least 0, got -1."),

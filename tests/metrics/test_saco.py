@@ -3,8 +3,9 @@ import itertools
 import pytest
 import torch
 from captum.attr import FeatureAblation
-from perturbed import Linear, case, close, ordered_pixels, swapped
+from perturbed import Linear, case, close, ordered_pixels, swapped, total
 
+from captum_vit.metrics import SaCo
 from captum_vit.metrics.functional import saco, salience_coefficient
 
 
@@ -30,7 +31,8 @@ def test_groups_are_compared_pair_by_pair(groups, patch):
         bounds = [len(patches) * group // groups for group in range(groups + 1)]
         salience, drops = [], []
         for start, stop in itertools.pairwise(bounds):
-            salience.append(sum(maps[number][place].item() for pixels in patches[start:stop] for place in pixels))
+            values = [maps[number][place].item() for pixels in patches[start:stop] for place in pixels]
+            salience.append(sum(values) / len(values) * 96 / groups)
             without = swapped(images[number], mean, patches[start:stop])
             drops.append((model(images[number][None]) - model(without[None]))[0, target].item())
         close(result.relevance[number], salience)
@@ -56,7 +58,7 @@ def test_captum_ablates_the_same_groups():
         ([0.5, 0.3, 0.2], [0.4, 0.1, 0.2], 2 / 3),
         ([0.5, 0.3, 0.2], [0.3, 0.2, 0.1], 1),
         ([0.5, 0.3, 0.2], [0.1, 0.2, 0.3], -1),
-        ([0.5, 0.3, 0.2], [0.2, 0.2, 0.2], 1),
+        ([0.5, 0.3, 0.2], [0.2, 0.2, 0.1], 1),
     ],
 )
 def test_worked_numbers(salience, drops, expected):
@@ -66,6 +68,28 @@ def test_worked_numbers(salience, drops, expected):
 
 def test_equal_salience_compares_nothing():
     assert salience_coefficient(torch.ones(1, 3), torch.rand(1, 3)).isnan().all()
+
+
+def test_equal_drops_tell_nothing():
+    salience, drops = torch.rand(2, 3), torch.tensor([[0.2, 0.2, 0.2], [0.2, 0.2, 0.1]])
+    assert salience_coefficient(salience, drops).isnan().tolist() == [True, False]
+
+
+def test_a_model_that_does_not_react_has_no_score():
+    images, maps, targets = case()
+    metric = SaCo(lambda images: torch.full((len(images), 4), 0.25, dtype=torch.float64), groups=5)
+    metric.update(images, maps, targets)
+    assert metric.compute().isnan()
+    assert (metric.images.item(), metric.excluded.item()) == (0, 3)
+
+
+def test_groups_of_two_sizes_are_compared_by_their_means():
+    """Ten pixels in four groups of 2, 3, 2 and 3: by sums the second would be worth more than the first."""
+    maps = torch.arange(10.0, 0, -1, dtype=torch.float64).view(1, 2, 5)
+    images = maps[:, None] / 100
+    result = saco(total, images, maps, torch.tensor([0]), groups=4, fill=0.0, measure="value")
+    close(result.relevance, [[9.5 * 2.5, 7 * 2.5, 4.5 * 2.5, 2 * 2.5]])
+    assert (result.relevance.diff() < 0).all()
 
 
 def test_what_the_model_loses_is_the_perfect_map():

@@ -8,6 +8,8 @@ from oracle import exact
 from scipy import stats
 from torch import nn
 
+from captum_vit import LeGrad, PromptClassifier
+from captum_vit.data import Scenes
 from captum_vit.metrics import ModelRandomisation, RandomTargetSimilarity
 from captum_vit.metrics.functional import (
     block_groups,
@@ -17,6 +19,7 @@ from captum_vit.metrics.functional import (
     spearman,
     ssim,
 )
+from captum_vit.zoo import load_model
 
 MODELS = tiny_models()
 ORDERS = ["top_down", "bottom_up", "independent"]
@@ -288,3 +291,21 @@ def test_random_target_similarity_as_a_stream():
     expected = random_target_similarity(Saliency(model), images, targets, outputs=10, absolute=True, seed=3)
     exact(whole.compute(), expected.mean())
     exact(split.compute(), whole.compute())
+
+
+def test_without_its_head_the_text_model_has_another_map():
+    loaded = load_model("scenes:clip")
+    scenes = Scenes(2, seed=3)
+    images = torch.stack([scene.image for scene in scenes]) / 127.5 - 1
+    prompts = [scene.objects[0].phrase for scene in scenes]
+    method = LeGrad(PromptClassifier(loaded.model, loaded.load_tokenizer(), prompts))
+
+    def explain(images, targets):
+        return method.attribute(images, target=targets).sum(1)
+
+    tower = loaded.model.visual
+    similarities = model_randomisation(tower, explain, images, torch.arange(2))
+    assert (similarities["head"] < 0.9).all()
+    norm_alone = [("head", [tower.ln_post])]
+    kept = model_randomisation(tower, explain, images, torch.arange(2), groups=norm_alone)["head"]
+    assert (kept > 0.9).all()  # so that the projection is what makes the difference

@@ -12,6 +12,7 @@ from captum_vit.metrics.functional import (
     foreground_average_precision,
     foreground_iou,
     mean_iou,
+    min_max,
     pixel_accuracy,
     two_channel_average_precision,
 )
@@ -230,6 +231,20 @@ def test_a_ratio_of_nothing_is_left_out_or_zero_for_the_reference():
     assert ours["iou_background"] != ours["iou_background"]
     assert ours["iou_foreground"] == reference["iou_foreground"] == 1
     assert (reference["iou_background"], reference["miou"]) == (0, 0.5)
+
+
+@pytest.mark.parametrize(("aggregate", "of_all"), [("image", ()), ("dataset", ("iou_background", "miou"))])
+def test_every_measure_says_of_how_many_images_it_is(aggregate, of_all):
+    metric = Segmentation(0.25, normalise="none", aggregate=aggregate)
+    above = torch.tensor([[[0.5, 0.75], [0.5, 1.0]]])
+    for maps, masks in ((above, FULL), (above, FULL), (min_max(B), L), (CONSTANT, L)):
+        metric.update(maps, masks)
+    few = {"iou_background", "miou"} - set(of_all)
+    assert metric.counted == {name: 1 if name in few else 3 for name in metric.compute()}
+    assert (metric.images.item(), metric.excluded.item()) == (3, 1)
+    assert metric.compute()["iou_foreground"].item() == pytest.approx(1)
+    metric.reset()
+    assert set(metric.counted.values()) == {0}
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -4,7 +4,16 @@ from metric_cases import B, L, T, random_case
 from oracle import exact
 from skimage.filters import threshold_otsu
 
-from captum_vit.metrics.functional import BestOf, class_iou, foreground_iou, min_max, otsu_threshold
+from captum_vit.metrics import PointMIoU, Segmentation, WrongPromptArea, WrongPromptEnergy
+from captum_vit.metrics.functional import (
+    BestOf,
+    class_iou,
+    foreground_iou,
+    min_max,
+    otsu_threshold,
+    point_iou,
+    wrong_prompt_area,
+)
 from captum_vit.metrics.functional.thresholds import threshold_values
 
 
@@ -65,6 +74,60 @@ def test_the_best_threshold_of_each_image_serves_every_measure():
 def test_bad_threshold(threshold):
     with pytest.raises(ValueError, match=rf"threshold must be a finite number, .*, got '?{threshold}'?\."):
         foreground_iou(B, L, threshold=threshold)
+
+
+@pytest.mark.parametrize("cut", [-0.1, 1.5])
+@pytest.mark.parametrize("normalise", ["min_max", "clip_min_max"])
+def test_a_number_outside_the_scale(cut, normalise):
+    refused = pytest.raises(ValueError, match=rf"in \[0, 1\] with normalise='{normalise}', got {cut}\.")
+    for call in (
+        lambda: foreground_iou(B, L, threshold=cut, normalise=normalise),
+        lambda: Segmentation(cut, normalise=normalise),
+        lambda: PointMIoU(3, threshold=cut, normalise=normalise),
+        lambda: point_iou(B, torch.rand(1, 2, 2), torch.ones(1, 2).long(), threshold=cut, normalise=normalise),
+    ):
+        with refused:
+            call()
+    Segmentation(cut, normalise="none")
+
+
+@pytest.mark.parametrize("scale", ["shared", "own"])
+def test_a_painted_area_above_a_number_outside_the_scale(scale):
+    settings = {"threshold": 7, "scale": scale}
+    for call in (lambda: wrong_prompt_area(B, B, L, **settings), lambda: WrongPromptArea(**settings)):
+        with pytest.raises(ValueError, match=rf"threshold must be in \[0, 1\] with scale='{scale}', got 7\."):
+            call()
+    assert wrong_prompt_area(B, B, L, threshold=7, scale="none") == 0.5
+
+
+def test_settings_are_refused_before_the_first_image():
+    with pytest.raises(ValueError, match=r"threshold must be a finite number, .*, got 'median'"):
+        Segmentation("median")
+    with pytest.raises(TypeError, match=r"threshold must be a finite number, .*, got NoneType"):
+        Segmentation(None)
+    for make in (lambda: Segmentation(0.5, normalise="max"), lambda: PointMIoU(2, normalise="max")):
+        with pytest.raises(ValueError, match=r"normalise must be one of .*, got 'max'"):
+            make()
+    for make in (lambda: WrongPromptEnergy(scale="max"), lambda: WrongPromptArea(scale="max")):
+        with pytest.raises(ValueError, match="scale must be 'shared', 'own' or 'none', got 'max'"):
+            make()
+    with pytest.raises(ValueError, match=r"one for all images with aggregate='dataset', got BestOf.*count=5.*'none'"):
+        Segmentation(BestOf(5), normalise="none")
+    points = torch.rand(1, 2, 2), torch.ones(1, 2).long()
+    for call in (lambda: point_iou(B, *points, threshold="mean"), lambda: PointMIoU(2, threshold="mean")):
+        with pytest.raises(ValueError, match="threshold must be a finite number, got 'mean'"):
+            call()
+
+
+def test_the_best_of_a_map_that_is_not_normalised_lies_on_its_own_scale():
+    maps, masks = random_case(5)
+    maps = 100 * maps - 300
+    same = foreground_iou(maps, masks, threshold=BestOf(6))
+    exact(foreground_iou(maps, masks, threshold=BestOf(6), normalise="none"), same)
+    metric = Segmentation(BestOf(6), normalise="none", aggregate="image")
+    assert threshold_values(B, BestOf(3)).tolist() == [[0, 4, 8]]
+    metric.update(min_max(maps), masks)
+    exact(metric.compute()["iou_foreground"], same.mean())
 
 
 def test_best_of_one_threshold():

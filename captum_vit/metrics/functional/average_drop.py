@@ -46,12 +46,12 @@ def masked_confidence(
         images: (B, C, H, W).
         maps: (B, H, W).
         targets: (B,).
-        normalise: how each map A becomes the mask N(A).
+        normalise: how each map A becomes the mask N(A); with "none" it must be one, in [0, 1].
         fill: what the image fades to where the mask is 0.
         batch_size: images that the model sees at once.
 
     Raises:
-        ValueError: outputs outside [0, 1], or what `Probe` refuses.
+        ValueError: masks or outputs outside [0, 1], or what `Probe` refuses.
 
     Example:
         >>> brightness = lambda images: images.sum((1, 2, 3))[:, None]
@@ -60,6 +60,11 @@ def masked_confidence(
         Confidence(whole=tensor([0.8000]), masked=tensor([0.5250]))
     """
     masks = normalised(check_maps(maps), normalise)
+    outside = masks[(masks < 0) | (masks > 1)]
+    if len(outside):
+        raise ValueError(
+            f"maps must be in [0, 1] to be masks, got {float(outside[0]):.6g}. Normalise them: normalise='min_max'."
+        )
     probe = Probe(score, images, masks, targets, measure="probability", batch_size=batch_size)
     background = filled(images, fill)
     change = replacing(images, background + masks[:, None].to(images.dtype) * (images - background))
@@ -98,7 +103,7 @@ def average_drop(
         relative drop from a probability of 0.
 
     Raises:
-        ValueError: an unknown kind, outputs outside [0, 1], or what `Probe` refuses.
+        ValueError: an unknown kind, masks or outputs outside [0, 1], or what `Probe` refuses.
 
     Source: arXiv 1710.11063, section 4.1.
 

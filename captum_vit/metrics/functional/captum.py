@@ -1,8 +1,8 @@
 """Captum's infidelity and maximal sensitivity, asked so that maps of patches are treated fairly.
 
-The formulas are Captum's. What is added is what Captum leaves to its caller: changes that follow the patches, keep the
-dtype and the device of the images, come from a seed, and are the same for every image, every method and every split
-into batches.
+The formulas are Captum's, and sensitivity runs through its code; that of infidelity would ask about the unchanged image
+again and again. What is added is what Captum leaves to its caller: changes that follow the patches, keep the dtype and
+the device of the images, come from a seed, and are the same for every image, every method and every split into batches.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from collections.abc import Callable
 import torch
 from captum import metrics
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
 
-from captum_vit.metrics.functional.explain import Explain, check_images, explained
-from captum_vit.metrics.functional.fills import Fill, filled
+from captum_vit.metrics.functional.explain import Explain, check_images, check_patch, explained
+from captum_vit.metrics.functional.fills import Fill, filled, replacing
 from captum_vit.metrics.functional.maps import is_undefined
-from captum_vit.metrics.functional.probe import Score, check_inputs
+from captum_vit.metrics.functional.probe import Probe, Score
 
 __all__ = ["infidelity", "sensitivity_max"]
 
@@ -47,9 +48,10 @@ def infidelity(
         maps: (B, H, W).
         targets: (B,) the outputs to watch.
         patch: pixels (h, w) that are replaced together: the model's patches.
-        share: how many of the patches a sample replaces, in (0, 1]; at least one is.
+        share: how many of the patches a sample replaces, in (0, 1]; at least one is, and where ``normalise`` is true at
+            least one stays.
         fill: what replaces them.
-        samples: random sets of patches, the same for every image.
+        samples: random sets of patches, the same for every image; each costs a forward pass.
         multiply_by_inputs: what I is. False: x − x′, for maps in units of output per unit of input, such as
             gradients. True: 1 on the replaced pixels, for maps that say how much of the output a pixel makes.
         normalise: the map is first given the scale β that fits best, image by image, for relevance seldom comes in
@@ -58,10 +60,13 @@ def infidelity(
         batch_size: images that the model sees at once.
 
     Returns:
-        (B,) at least 0, in squared units of the output; NaN for a map that is constant or holds NaN.
+        (B,) at least 0, in squared units of the output. NaN for a map that is the same in every patch or holds NaN, and
+        where no sample changes the output. Where ``normalise`` is true, NaN also where all samples change the output by
+        as much, or have the same Σ I·A: β would fit what says nothing.
 
     Raises:
-        ValueError: a share outside (0, 1], samples below 1, or shapes that do not fit.
+        ValueError: a share outside (0, 1], samples below 1, or what `Probe` refuses; where ``normalise`` is true, a
+            share that leaves no patch, or fewer than two samples.
 
     Source: arXiv 1901.09392, definition 2.1; β as in Captum.
 
@@ -73,37 +78,29 @@ def infidelity(
         >>> [infidelity(linear, image, maps, target, **whole) for maps in (weights, wrong)]
         [tensor([0.]), tensor([64.])]
     """
-    maps = check_inputs(images, maps, targets, patch, batch_size)
-    if not 0 < share <= 1:
-        raise ValueError(f"share must be in (0, 1], got {share}.")
-    sets = _patch_sets(images, patch, share, _checked_samples(samples), seed)
-
-    def replacing(drawn: _InTurn) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-        def perturb(repeated: Tensor) -> tuple[Tensor, Tensor]:
-            replaced = drawn.for_rows(len(repeated))[:, None]
-            perturbed = torch.where(replaced, filled(repeated, fill), repeated)
-            return replaced.expand_as(repeated) if multiply_by_inputs else repeated - perturbed, perturbed
-
-        return perturb
-
-    undefined = is_undefined(maps)
-    shared = (maps / images.shape[1])[:, None].expand_as(images).masked_fill(undefined.view(-1, 1, 1, 1), 0)
-    values = [
-        metrics.infidelity(
-            lambda perturbed: score(perturbed).double(),  # β is a quotient of sums; in float32 what is left may be < 0
-            replacing(_InTurn(sets, len(some))),
-            some,
-            attributions.double(),
-            target=their,
-            n_perturb_samples=samples,
-            max_examples_per_batch=_examples(batch_size, len(some), samples),
-            normalize=normalise,
-        )
-        for some, attributions, their in zip(
-            *(each.split(batch_size) for each in (images, shared, targets)), strict=True
-        )
-    ]
-    return torch.cat(values).to(maps.dtype).masked_fill(undefined, torch.nan)
+    probe = Probe(score, images, maps, targets, patch=patch, batch_size=batch_size)
+    size = _replaced(share, probe.patches, normalise=normalise)
+    order = torch.rand(
+        _checked_samples(samples, 2 if normalise else 1), probe.patches, generator=torch.Generator().manual_seed(seed)
+    )
+    ranks = order.argsort(1).argsort(1).to(images.device)
+    background = filled(images, fill)
+    values = probe.trace(
+        replacing(images, background),
+        ranks.expand(len(images), -1, -1).unflatten(2, probe.relevance.shape[1:]),
+        torch.tensor([[0, 0], [0, size]]),
+    ).double()
+    drops = values[..., 0] - values[..., 1]  # (B, samples)
+    weights = torch.ones_like(maps) if multiply_by_inputs else (images - background).double().mean(1)
+    worth = avg_pool2d((weights * maps.double())[:, None], patch, divisor_override=1).flatten(1)  # (B, gh·gw)
+    sums = worth @ (ranks < size).double().T
+    if normalise:
+        undefined = _is_still(drops) | _is_still(sums)
+        sums = sums * ((sums * drops).mean(1) / sums.square().mean(1))[:, None]
+    else:
+        undefined = (drops == 0).all(1)
+    found = (sums - drops).square().mean(1).masked_fill(undefined, torch.nan)
+    return found.to(torch.promote_types(maps.dtype, torch.float32))
 
 
 def sensitivity_max(
@@ -198,21 +195,25 @@ class _InTurn:
         return drawn.repeat(self._images, *[1] * (drawn.ndim - 1))
 
 
-def _patch_sets(images: Tensor, patch: tuple[int, int], share: float, samples: int, seed: int) -> Tensor:
-    """(samples, H, W) boolean: random sets of whole patches, all of one size."""
-    rows, columns = images.shape[2] // patch[0], images.shape[3] // patch[1]
-    size = max(1, round(share * rows * columns))
-    order = torch.rand(samples, rows * columns, generator=torch.Generator().manual_seed(seed)).argsort(1)
-    sets = torch.zeros(samples, rows * columns, dtype=torch.bool).scatter_(1, order[:, :size], True)
-    return _over_patches(sets.view(samples, rows, columns), patch).to(images.device)
+def _replaced(share: float, patches: int, *, normalise: bool) -> int:
+    """How many patches a sample replaces."""
+    if not 0 < share <= 1:
+        raise ValueError(f"share must be in (0, 1], got {share}.")
+    size = max(1, round(share * patches))
+    if normalise and size == patches:
+        raise ValueError(f"share must leave at least one of {patches} patches, or β fits anything, got {share}.")
+    return size
+
+
+def _is_still(values: Tensor) -> Tensor:
+    """(B,): where samples (B, S) differ by no more than rounding."""
+    spread = values.amax(1) - values.amin(1)
+    return spread <= 1e-12 * values.abs().amax(1)
 
 
 def _noise(images: Tensor, patch: tuple[int, int], radius: float, samples: int, seed: int) -> Tensor:
     """(samples, C, H, W) in [−radius, radius], in the images' dtype."""
-    if min(patch) < 1 or images.shape[2] % patch[0] or images.shape[3] % patch[1]:
-        raise ValueError(
-            f"patch must divide the image's {images.shape[2]}×{images.shape[3]} pixels, got {patch[0]}×{patch[1]}."
-        )
+    check_patch(patch, images)
     shape = (samples, images.shape[1], images.shape[2] // patch[0], images.shape[3] // patch[1])
     uniform = torch.rand(shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
     return _over_patches(uniform * radius, patch).to(images)
@@ -222,9 +223,9 @@ def _over_patches(values: Tensor, patch: tuple[int, int]) -> Tensor:
     return values.repeat_interleave(patch[0], -2).repeat_interleave(patch[1], -1)
 
 
-def _checked_samples(samples: int) -> int:
-    if samples < 1:
-        raise ValueError(f"samples must be at least 1, got {samples}.")
+def _checked_samples(samples: int, fewest: int = 1) -> int:
+    if samples < fewest:
+        raise ValueError(f"samples must be at least {fewest}, got {samples}.")
     return samples
 
 

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from math import floor
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["Agreement", "Contrast", "Curve", "area", "check_fractions", "even_steps", "first"]
+from captum_vit.metrics.functional.maps import check_integer
+
+__all__ = ["Agreement", "Contrast", "Curve", "area", "check_fractions", "even_steps", "first", "shares_of"]
 
 
 class Curve(NamedTuple):
@@ -64,33 +69,55 @@ def even_steps(patches: int, steps: int) -> Tensor:
     """(S + 1,) numbers of patches from none to all in equal steps; where that is uneven, steps differ by one patch.
 
     Raises:
+        TypeError: steps that are no integer.
         ValueError: fewer steps than one or more than patches.
 
     Example:
         >>> even_steps(10, 4)
         tensor([ 0,  2,  5,  7, 10])
     """
+    check_integer("steps", steps)
     if not 1 <= steps <= patches:
         raise ValueError(f"steps must be in [1, {patches}], the number of patches that can change, got {steps}.")
     return torch.arange(steps + 1) * patches // steps
 
 
-def check_fractions(fractions: Sequence[float], patches: int) -> Tensor:
-    """(S,) numbers of patches, ⌊fraction · patches⌋.
+def check_fractions(fractions: Sequence[float] | Tensor | NDArray[np.floating[Any]]) -> tuple[float, ...]:
+    """The fractions as numbers, if they increase inside [0, 1].
+
+    Of single precision they are read as they are printed: 0.7, not 0.699999988.
 
     Raises:
-        ValueError: fractions that do not increase or leave [0, 1].
+        TypeError: no sequence of numbers.
+        ValueError: none, fractions that do not increase, or that leave [0, 1].
 
     Example:
-        >>> check_fractions([0, 0.1, 0.2, 0.9], 16)
+        >>> check_fractions(torch.tensor([0.1, 0.2, 0.7]))
+        (0.1, 0.2, 0.7)
+    """
+    numbers = np.asarray(fractions.cpu() if isinstance(fractions, Tensor) else fractions)
+    if numbers.ndim != 1 or numbers.dtype.kind not in "fiu":
+        raise TypeError(f"fractions must be a sequence of numbers, got {fractions!r}.")
+    values = tuple(float(str(each)) for each in numbers)
+    if not values or not all(low < high for low, high in pairwise(values)):
+        raise ValueError(f"fractions must increase, got {values}.")
+    for value in (values[0], values[-1]):
+        if not 0 <= value <= 1:
+            raise ValueError(f"fractions must be in [0, 1], got {value}.")
+    return values
+
+
+def shares_of(patches: int, fractions: Sequence[float]) -> Tensor:
+    """(S,) numbers of patches, ⌊fraction · patches⌋.
+
+    A product that rounding leaves less than 1e-9 below an integer is that integer: 0.29 of 100 are 29, though the
+    product of floats is 28.999….
+
+    Example:
+        >>> shares_of(16, [0, 0.1, 0.2, 0.9])
         tensor([ 0,  1,  3, 14])
     """
-    if not fractions or any(low >= high for low, high in pairwise(fractions)):
-        raise ValueError(f"fractions must increase, got {tuple(fractions)}.")
-    for fraction in (fractions[0], fractions[-1]):
-        if not 0 <= fraction <= 1:
-            raise ValueError(f"fractions must be in [0, 1], got {fraction}.")
-    return torch.tensor([int(patches * fraction) for fraction in fractions])
+    return torch.tensor([floor(patches * fraction + 1e-9) for fraction in fractions])
 
 
 def first(counts: Tensor) -> Tensor:

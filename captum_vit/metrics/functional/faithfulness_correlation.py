@@ -67,12 +67,13 @@ def faithfulness_correlation(
     if runs < 2:
         raise ValueError(f"runs must be at least 2, got {runs}.")
     drawn = torch.rand(runs, probe.patches, generator=torch.Generator().manual_seed(seed)).argsort(dim=1)
-    ranks = drawn.to(images.device).expand(len(images), -1, -1).unflatten(2, probe.relevance.shape[1:])
+    drawn = drawn.to(images.device)
+    ranks = drawn.expand(len(images), -1, -1).unflatten(2, probe.relevance.shape[1:])
     none_and_subset = torch.tensor([[0, 0], [0, subset]])
     values = probe.trace(replacing(images, filled(images, fill)), ranks, none_and_subset)  # (B, R, 2)
     drops = values[..., 0] - values[..., 1]
-    removed = (ranks < subset).flatten(2).to(probe.relevance)  # (B, R, gh·gw)
-    worth = (removed @ probe.relevance.flatten(1)[..., None])[..., 0] * (patch[0] * patch[1])
+    relevance = probe.relevance.flatten(1) * (patch[0] * patch[1])
+    worth = torch.cat([relevance @ (some < subset).to(relevance).T for some in drawn.split(batch_size)], dim=1)
     return Agreement(_correlation(worth, drops), worth, drops)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from numbers import Real
 from typing import Literal, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,6 +25,7 @@ def filled(images: Tensor, fill: Fill) -> Tensor:
     Black is not 0 for images that were normalised: it is ``(0 - mean) / std``.
 
     Raises:
+        TypeError: nothing that fills.
         ValueError: an unknown name or values of another shape.
 
     Example:
@@ -39,6 +42,8 @@ def filled(images: Tensor, fill: Fill) -> Tensor:
         if other.shape != images.shape:
             raise ValueError(f"fill must return images of shape {tuple(images.shape)}, got {tuple(other.shape)}.")
         return other
+    if not isinstance(fill, Real | Tensor | Sequence | np.ndarray):
+        raise TypeError(f"fill must be a number, values, 'mean', 'blur' or a function, got {type(fill).__name__}.")
     values = torch.as_tensor(fill, dtype=images.dtype, device=images.device)
     if values.shape not in ((), (1,), (images.shape[1],)):
         raise ValueError(f"fill must be one number or {images.shape[1]}, one per channel, got {tuple(values.shape)}.")

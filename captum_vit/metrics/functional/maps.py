@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import Literal, TypeAlias, get_args
 
 import torch
@@ -10,8 +11,10 @@ from torch import Tensor
 __all__ = [
     "IGNORE",
     "Normalisation",
+    "check_integer",
     "check_maps",
     "check_masks",
+    "check_normalise",
     "check_pair",
     "is_undefined",
     "is_unscorable",
@@ -24,6 +27,12 @@ IGNORE = -1
 
 Normalisation: TypeAlias = Literal["min_max", "clip_min_max", "none"]
 """To [0, 1] by a map's own smallest and largest value, the same after negative values became 0, or not at all."""
+
+
+def check_integer(name: str, value: int) -> None:
+    """Refuses what is no integer with a TypeError that says the argument's name."""
+    if not isinstance(value, Integral):
+        raise TypeError(f"{name} must be an integer, got {value!r}.")
 
 
 def check_maps(maps: Tensor, size: tuple[int, ...] | None = None) -> Tensor:
@@ -39,7 +48,9 @@ def check_maps(maps: Tensor, size: tuple[int, ...] | None = None) -> Tensor:
     """
     if not isinstance(maps, Tensor) or maps.is_complex():
         raise TypeError(f"maps must be a tensor of real numbers (B, H, W), got {type(maps).__name__}.")
-    if maps.ndim != 3 or 0 in maps.shape:
+    if maps.ndim == 3 and 0 in maps.shape:
+        raise ValueError(f"maps must hold at least one map (B, H, W) with pixels, got {tuple(maps.shape)}.")
+    if maps.ndim != 3:
         raise ValueError(
             f"maps must have shape (B, H, W), got {tuple(maps.shape)}. Sum an attribution over its channels first: "
             "attribution.sum(1)."
@@ -77,6 +88,12 @@ def check_pair(maps: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
     return check_maps(maps, tuple(masks.shape)), masks
 
 
+def check_normalise(normalise: Normalisation) -> None:
+    """Refuses the name of an unknown scale with a ValueError."""
+    if normalise not in get_args(Normalisation):
+        raise ValueError(f"normalise must be one of {', '.join(get_args(Normalisation))}, got {normalise!r}.")
+
+
 def is_undefined(maps: Tensor) -> Tensor:
     """(B,) boolean: which maps rank nothing, because they hold NaN or infinity or one value throughout."""
     flat = maps.flatten(1)
@@ -111,8 +128,7 @@ def normalised(maps: Tensor, normalise: Normalisation) -> Tensor:
         tensor([[[0.0000, 0.2500],
                  [0.5000, 1.0000]]])
     """
-    if normalise not in get_args(Normalisation):
-        raise ValueError(f"normalise must be one of {', '.join(get_args(Normalisation))}, got {normalise!r}.")
+    check_normalise(normalise)
     if normalise == "none":
         return maps.masked_fill(is_undefined(maps)[:, None, None], torch.nan)
     return min_max(maps.clamp(min=0) if normalise == "clip_min_max" else maps)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import takewhile
+from re import fullmatch
 from typing import TypeAlias
 
 import torch
@@ -23,11 +25,13 @@ def block_groups(model: nn.Module) -> Groups:
 
     The blocks are the longest `nn.ModuleList` or `nn.Sequential` whose members are of one type; of lists that are
     equally long, the one with most parameters. Parameters that the model registers before the blocks are its
-    embedding, those after them its head. That order is nearly always the order of the computation; where it is not
-    (OpenCLIP registers its final projection first), name the groups yourself.
+    embedding, those after them its head. That order is nearly always the order of the computation. Where it is not,
+    names tell: what lies beside the blocks, or beside a module around them, and is called ``proj``, ``fc_norm``,
+    ``head…`` or ``…_projection`` belongs to the head wherever it is registered. OpenCLIP's ``visual.proj`` is such a
+    parameter; a ``patch_embed.proj`` is not, for it lies inside another module.
 
     Raises:
-        ValueError: no such list.
+        ValueError: no such list, or attention in a second one, as in a whole CLIP.
 
     Example:
         >>> blocks = nn.ModuleList(nn.Linear(2, 2) for _ in range(2))
@@ -41,11 +45,11 @@ def block_groups(model: nn.Module) -> Groups:
     groups["head"] = []
     inside = {id(each) for each in blocks.parameters()}
     group = "embedding"
-    for each in model.parameters():
+    for name, each in model.named_parameters():
         if id(each) in inside:
             group = "head"
         else:
-            groups[group].append(each)
+            groups["head" if _is_late(name, prefix) else group].append(each)
     return {name: parameters for name, parameters in groups.items() if parameters}
 
 
@@ -135,16 +139,35 @@ def _blocks(model: nn.Module) -> tuple[str, nn.Module]:
     found = [
         (len(module), sum(each.numel() for each in module.parameters()), name, module)
         for name, module in model.named_modules()
-        if isinstance(module, nn.ModuleList | nn.Sequential) and len(module) > 1 and len({*map(type, module)}) == 1
+        if isinstance(module, nn.ModuleList | nn.Sequential) and len({*map(type, module)}) == 1
     ]
     found = [each for each in found if each[1]]
-    if not found:
+    if not any(length > 1 for length, *_ in found):
         raise ValueError(
             f"model must hold an nn.ModuleList or nn.Sequential of equal blocks, got {type(model).__name__} without "
             "one. Name the groups: groups=[(name, [modules or parameters]), …], the input's first."
         )
     _, _, name, module = max(found, key=lambda each: each[:2])
+    for _, _, other, members in found:
+        nested = f"{name}.".startswith(f"{other}.") or f"{other}.".startswith(f"{name}.")
+        if not nested and _attends(module) and _attends(members):
+            raise ValueError(
+                f"model must hold one list of blocks, got {name!r} and {other!r}. Pass the image tower alone, or name "
+                "the groups: groups=[(name, [modules or parameters]), …], the input's first."
+            )
     return name, module
+
+
+def _attends(blocks: nn.Module) -> bool:
+    """Whether there is attention in a list, known by the name of a class."""
+    return any("attention" in type(module).__name__.lower() for module in blocks.modules())
+
+
+def _is_late(name: str, blocks: str) -> bool:
+    """Whether a parameter's name says that it is used after the blocks, wherever it is registered."""
+    parts = name.split(".")
+    around = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(parts, blocks.split("."), strict=False)))
+    return fullmatch(r"proj|fc_norm|head.*|.+_projection", parts[around]) is not None
 
 
 def _parameters(members: Iterable[nn.Module | nn.Parameter]) -> Iterator[nn.Parameter]:

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple, TypeAlias, get_args
 import torch
 from torch import Tensor
 
-from captum_vit.metrics.functional.curves import Curve, check_fractions, first
+from captum_vit.metrics.functional.curves import Curve, check_fractions, first, shares_of
 from captum_vit.metrics.functional.fills import Fill, filled, replacing
 from captum_vit.metrics.functional.probe import Measure, Probe, Score
 
@@ -149,10 +149,11 @@ def _curves(
 ) -> list[Curve]:
     if summary not in get_args(Summary):
         raise ValueError(f"summary must be one of {', '.join(get_args(Summary))}, got {summary!r}.")
-    windows = first(check_fractions(fractions, probe.patches))
+    fractions = check_fractions(fractions)
     if len(fractions) < 2:
-        raise ValueError(f"fractions must be at least two, so that there is an area, got {tuple(fractions)}.")
+        raise ValueError(f"fractions must be at least two, so that there is an area, got {fractions}.")
     ranks = torch.stack([probe.ranks(descending=each) for each in descending], dim=1)
+    windows = first(shares_of(probe.patches, fractions))
     traced = probe.trace(replacing(probe.images, filled(probe.images, fill)), ranks, windows)
     shares = torch.tensor(fractions, dtype=torch.float64).to(traced)
     return [Curve(100 * _summed(values, shares, summary), values, shares) for values in traced.unbind(1)]

@@ -7,7 +7,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from captum_vit.metrics.functional.maps import IGNORE, Normalisation, check_maps, is_undefined, normalised
+from captum_vit.metrics.functional.maps import (
+    IGNORE,
+    Normalisation,
+    check_maps,
+    check_normalise,
+    is_undefined,
+    normalised,
+)
+from captum_vit.metrics.functional.thresholds import check_cut, scale_of
 
 __all__ = ["PointCounts", "check_points", "count_points", "point_iou"]
 
@@ -72,6 +80,8 @@ def point_iou(
         >>> point_iou(maps, points, labels), point_iou(maps, points, labels, inclusive=True)
         (tensor([0.3333]), tensor([0.6667]))
     """
+    check_normalise(normalise)
+    check_cut(threshold, scale_of(normalise))
     maps = check_maps(maps)
     labels = check_points(points, labels, len(maps))
     scaled = normalised(maps, normalise)

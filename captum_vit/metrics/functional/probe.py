@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from captum_vit.metrics.functional.explain import check_images
+from captum_vit.metrics.functional.explain import check_images, check_patch
 from captum_vit.metrics.functional.maps import check_maps, is_undefined
 
 __all__ = ["Change", "Measure", "Probe", "Score", "check_inputs", "probabilities"]
@@ -53,14 +53,12 @@ def check_inputs(images: Tensor, maps: Tensor, targets: Tensor, patch: tuple[int
     """The maps as `check_maps` returns them, if images, maps, targets and patch fit each other.
 
     Raises:
-        TypeError: maps or targets that are not tensors of the right kind.
-        ValueError: what does not fit, with its value.
+        TypeError: what is not of the right kind.
+        ValueError: no image, or what does not fit, with its value.
     """
     check_images(images, targets, batch_size)
-    batch, _, height, width = images.shape
-    if min(patch) < 1 or height % patch[0] or width % patch[1]:
-        raise ValueError(f"patch must divide the image's {height}×{width} pixels, got {patch[0]}×{patch[1]}.")
-    return check_maps(maps, (batch, height, width))
+    check_patch(patch, images)
+    return check_maps(maps, (len(images), *images.shape[2:]))
 
 
 class Probe:
@@ -81,8 +79,8 @@ class Probe:
         patches: gh·gw.
 
     Raises:
-        TypeError: maps or targets that are not tensors of the right kind.
-        ValueError: what does not fit, with its value.
+        TypeError: what is not of the right kind.
+        ValueError: no image, or what does not fit, with its value.
     """
 
     def __init__(
@@ -125,6 +123,7 @@ class Probe:
             (B, R, S); NaN where the map is undefined.
 
         Raises:
+            TypeError: the model returns no tensor.
             ValueError: the model returns something else than (B, K), no output for a target, or, where probabilities
                 are measured, values outside [0, 1].
         """
@@ -159,6 +158,11 @@ class Probe:
         return self._read(outputs, self._targets[image])
 
     def _read(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        if not isinstance(outputs, Tensor):
+            raise TypeError(
+                f"score must return a tensor (B, K), got {type(outputs).__name__}. "
+                "Wrap the model: lambda images: model(images).logits, say."
+            )
         if outputs.ndim != 2 or len(outputs) != len(targets):
             raise ValueError(
                 f"score must return (B, K) for B images, got shape {tuple(outputs.shape)} for {len(targets)}."

@@ -6,14 +6,22 @@ the faintest map looks as strong as the strongest.
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor
 
 from captum_vit.metrics.functional.maps import IGNORE, check_maps, check_masks, is_undefined
+from captum_vit.metrics.functional.thresholds import check_cut
 
-__all__ = ["Scale", "prompt_pair_localisation", "wrong_prompt_area", "wrong_prompt_energy"]
+__all__ = [
+    "Scale",
+    "check_painted",
+    "check_scale",
+    "prompt_pair_localisation",
+    "wrong_prompt_area",
+    "wrong_prompt_energy",
+]
 
 Scale: TypeAlias = Literal["shared", "own", "none"]
 """What the maps of an image's prompts are divided by: the largest value of them all, each by its own, or nothing."""
@@ -62,7 +70,7 @@ def wrong_prompt_area(
         present: (B, H, W) maps of the prompt that names the object; it sets the scale.
         absent: (B, H, W) maps of the absent prompt, in the same units.
         masks: (B, H, W) the object; void pixels do not count.
-        threshold: pixels strictly above it are painted.
+        threshold: pixels strictly above it are painted; in [0, 1] but for the scale "none".
         scale: "shared" divides both maps by the larger of their largest values, "own" each by its own, "none" leaves
             them. Zero stays zero.
 
@@ -71,7 +79,7 @@ def wrong_prompt_area(
         has nothing positive, and for an empty mask. An absent map that is constant counts as what it paints.
 
     Raises:
-        ValueError: a shape or a value that does not fit.
+        ValueError: a shape or a value that does not fit, or a threshold outside the scale.
 
     Example:
         >>> masks = torch.tensor([[[0, 0], [1, 1]]])
@@ -79,11 +87,29 @@ def wrong_prompt_area(
         >>> wrong_prompt_area(cat, dog, masks), wrong_prompt_area(cat, dog, masks, scale="own")
         (tensor([0.]), tensor([0.5000]))
     """
+    check_painted(threshold, scale)
     present, absent, inside, undefined = _checked(present, absent, masks)
     _, absent = _scaled(present, absent, scale)
     painted = ((absent > threshold) & inside).sum((1, 2)).to(absent.dtype)
     undefined = undefined | absent.isnan().flatten(1).any(1)
     return (painted / inside.sum((1, 2))).masked_fill(undefined, torch.nan)
+
+
+def check_painted(threshold: float, scale: Scale) -> None:
+    """Refuses settings of `wrong_prompt_area`.
+
+    Raises:
+        TypeError: a threshold that is no number.
+        ValueError: an unknown scale, or a threshold that is not finite or outside the scale.
+    """
+    check_scale(scale)
+    check_cut(threshold, None if scale == "none" else f"scale={scale!r}")
+
+
+def check_scale(scale: Scale) -> None:
+    """Refuses the name of an unknown scale with a ValueError."""
+    if scale not in get_args(Scale):
+        raise ValueError(f"scale must be 'shared', 'own' or 'none', got {scale!r}.")
 
 
 def prompt_pair_localisation(first: Tensor, second: Tensor, first_masks: Tensor, second_masks: Tensor) -> Tensor:
@@ -141,8 +167,7 @@ def _checked(present: Tensor, absent: Tensor, masks: Tensor) -> tuple[Tensor, Te
 
 def _scaled(present: Tensor, absent: Tensor, scale: Scale) -> tuple[Tensor, Tensor]:
     """Both maps on one scale; NaN where that has no positive length."""
-    if scale not in ("shared", "own", "none"):
-        raise ValueError(f"scale must be 'shared', 'own' or 'none', got {scale!r}.")
+    check_scale(scale)
     if scale == "none":
         return present, absent
     lengths = torch.stack([maps.amax((1, 2), keepdim=True) for maps in (present, absent)])

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from captum_vit.metrics.functional.curves import Contrast, Curve, check_fractions, first
+from captum_vit.metrics.functional.curves import Contrast, Curve, check_fractions, first, shares_of
 from captum_vit.metrics.functional.imputation import impute
 from captum_vit.metrics.functional.probe import Measure, Probe, Score
 
@@ -112,7 +112,7 @@ def road_combined(
 def _curves(
     probe: Probe, descending: Sequence[bool], fractions: Sequence[float], noise: float, seed: int
 ) -> list[Curve]:
-    counts = check_fractions(fractions, probe.patches)
+    fractions = check_fractions(fractions)
     for fraction in (fractions[0], fractions[-1]):
         if not 0 < fraction < 1:
             raise ValueError(f"fractions must be in (0, 1), got {fraction}. Nothing can be imputed from nothing.")
@@ -121,6 +121,6 @@ def _curves(
     def imputed(image: Tensor, removed: Tensor) -> Tensor:
         return impute(probe.images[image], removed, noise=noise, seed=seed)
 
-    traced = probe.trace(imputed, ranks, first(counts))
+    traced = probe.trace(imputed, ranks, first(shares_of(probe.patches, fractions)))
     shares = torch.tensor(fractions, dtype=torch.float64).to(traced)
     return [Curve(values.mean(1), values, shares) for values in traced.unbind(1)]

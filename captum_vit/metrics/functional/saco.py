@@ -26,9 +26,11 @@ def saco(
 ) -> Agreement:
     """Whether groups with more relevance cost the prediction more, weighed by how much more: higher is better.
 
-    The pixels are sorted by relevance and split into groups of equal size, which differ by one where that is uneven.
-    One group at a time is replaced, and `salience_coefficient` compares what the groups are said to be worth with what
-    they cost. The paper's public code leaves grouping, fill and their number open.
+    The pixels are sorted by relevance and split into groups of equal size, which differ by one patch where that is
+    uneven. One group at a time is replaced, and `salience_coefficient` compares what the groups are said to be worth
+    with what they cost. A group is worth the mean relevance of its pixels times n/K, the pixels of the image by the
+    number of groups: its sum where all groups are of one size, and a fair number where they are not, for a sum counts
+    the larger group for more. The paper's public code leaves grouping, fill and their number open.
 
     Args:
         score: images → (B, K).
@@ -42,7 +44,8 @@ def saco(
         batch_size: images that the model sees at once.
 
     Returns:
-        The score (B,) in [-1, 1], with the groups' relevance and cost; NaN for a map that is constant or holds NaN.
+        The score (B,) in [-1, 1], with the groups' relevance and cost; NaN for a map that is constant or holds NaN,
+        and where all groups cost the same.
 
     Raises:
         ValueError: groups outside [2, number of patches], or what `Probe` refuses.
@@ -66,8 +69,10 @@ def saco(
     values = probe.trace(change, ranks[:, None], none_and_each)[:, 0]
     drops = values[:, :1] - values[:, 1:]
     group = torch.bucketize(ranks.flatten(1), bounds[1:].to(ranks.device), right=True)  # (B, gh·gw)
-    relevance = probe.relevance.flatten(1) * (patch[0] * patch[1])
-    salience = torch.zeros_like(drops, dtype=relevance.dtype).scatter_add_(1, group, relevance)
+    relevance = probe.relevance.flatten(1)
+    sums = torch.zeros_like(drops, dtype=relevance.dtype).scatter_add_(1, group, relevance)
+    common = patch[0] * patch[1] * probe.patches / groups  # pixels of a group, if all were of one size
+    salience = sums / bounds.diff().to(sums) * common
     salience = salience.masked_fill(probe.undefined[:, None], torch.nan)
     return Agreement(salience_coefficient(salience, drops), salience, drops)
 
@@ -82,7 +87,8 @@ def salience_coefficient(salience: Tensor, drops: Tensor) -> Tensor:
         drops: (B, K) d, what its loss costs.
 
     Returns:
-        (B,) in [-1, 1]; NaN where all groups have the same relevance.
+        (B,) in [-1, 1]; NaN where all groups have the same relevance, and where all drops are equal: a model that does
+        not react tells nothing of a map.
 
     Example:
         >>> salience_coefficient(torch.tensor([[0.5, 0.3, 0.2]]), torch.tensor([[0.4, 0.1, 0.2]]))
@@ -91,4 +97,5 @@ def salience_coefficient(salience: Tensor, drops: Tensor) -> Tensor:
     first, second = torch.triu_indices(salience.shape[1], salience.shape[1], offset=1, device=salience.device)
     gap = salience[:, first] - salience[:, second]
     kept = drops[:, first] >= drops[:, second]
-    return torch.where(kept, gap, -gap).sum(1) / gap.abs().sum(1)  # 0/0 is NaN
+    score = torch.where(kept, gap, -gap).sum(1) / gap.abs().sum(1)  # 0/0 is NaN
+    return score.masked_fill((drops == drops[:, :1]).all(1), torch.nan)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from captum_vit.metrics.functional.confusion import Confusion, confusion
 from captum_vit.metrics.functional.maps import IGNORE, Normalisation, check_pair, is_unscorable, normalised
-from captum_vit.metrics.functional.thresholds import Threshold, threshold_values
+from captum_vit.metrics.functional.thresholds import Threshold, check_threshold, threshold_values
 
 __all__ = ["class_iou", "confusion_at", "f1", "f1_of_rows", "foreground_iou", "mean_iou", "pixel_accuracy", "row_f1"]
 
@@ -33,7 +33,7 @@ def foreground_iou(
 
     Raises:
         TypeError: masks that are not of integers, or maps that are not of real numbers.
-        ValueError: a shape or a value that does not fit.
+        ValueError: a shape or a value that does not fit, or a threshold outside the scale of ``normalise``.
 
     Source: threshold and normalisation as in LeGrad (arXiv 2404.03214, section 4.1).
 
@@ -125,6 +125,7 @@ def f1_of_rows(
         >>> f1_of_rows(maps, masks)
         tensor([0.5000])
     """
+    check_threshold(threshold, normalise)
     maps, masks = check_pair(maps, masks)
     scaled = normalised(maps, normalise)
     return _scored(row_f1(scaled, masks, threshold), scaled, masks)
@@ -154,6 +155,7 @@ def _measured(
     maps: Tensor, masks: Tensor, threshold: Threshold, normalise: Normalisation
 ) -> tuple[Tensor, Tensor, Confusion]:
     """Normalised maps, checked masks and the counts (B,) at each map's threshold."""
+    check_threshold(threshold, normalise)
     maps, masks = check_pair(maps, masks)
     scaled = normalised(maps, normalise)
     return scaled, masks, confusion_at(scaled, masks, threshold).best()

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isfinite
+from numbers import Real
 from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
-__all__ = ["BestOf", "Threshold", "otsu_threshold", "threshold_values"]
+from captum_vit.metrics.functional.maps import Normalisation, check_normalise
+
+__all__ = ["BestOf", "Threshold", "check_cut", "check_threshold", "otsu_threshold", "scale_of", "threshold_values"]
 
 
 @dataclass(frozen=True)
 class BestOf:
-    """The best of several thresholds, evenly spaced from 0 to 1: an oracle, since the masks choose.
+    """The best of several thresholds, evenly spaced from a map's smallest value to its largest.
 
-    It is the rule behind the "mIoU" of the ADE20K sound and speech benchmarks (DenseAV, arXiv 2406.05629), and no
+    It is an oracle, since the masks choose. Of normalised maps the thresholds go from 0 to 1.
+
+    This is the rule behind the "mIoU" of the ADE20K sound and speech benchmarks (DenseAV, arXiv 2406.05629), and no
     score to compare with one at a fixed threshold.
 
     Args:
@@ -36,6 +42,43 @@ Threshold: TypeAlias = float | Literal["mean", "otsu"] | BestOf
 """A number on the maps' scale, each map's own mean, Otsu's threshold of each map, or the best of several."""
 
 
+def check_cut(cut: float | str, scale: str | None, rules: str = "") -> None:
+    """Refuses a number to cut maps at that is none, or that lies outside their scale.
+
+    Args:
+        cut: the threshold.
+        scale: the setting that brings the maps to [0, 1], to be named; None where none does.
+        rules: what may stand for a number, to be named.
+
+    Raises:
+        TypeError: no number.
+        ValueError: the name of a rule that is none, a number that is not finite, or one outside the scale.
+    """
+    if isinstance(cut, str) or (isinstance(cut, Real) and not isfinite(cut)):
+        raise ValueError(f"threshold must be a finite number{rules}, got {cut!r}.")
+    if not isinstance(cut, Real):
+        raise TypeError(f"threshold must be a finite number{rules}, got {type(cut).__name__}.")
+    if scale is not None and not 0 <= cut <= 1:
+        raise ValueError(f"threshold must be in [0, 1] with {scale}, got {cut}.")
+
+
+def check_threshold(threshold: Threshold, normalise: Normalisation) -> None:
+    """Refuses a threshold that no map on the scale of ``normalise`` can have.
+
+    Raises:
+        TypeError: neither a number nor one of the rules.
+        ValueError: a number that is not finite or outside the scale, a rule of another name, or an unknown scale.
+    """
+    check_normalise(normalise)
+    if not (isinstance(threshold, BestOf) or threshold in ("mean", "otsu")):
+        check_cut(threshold, scale_of(normalise), ", 'mean', 'otsu' or BestOf(n)")
+
+
+def scale_of(normalise: Normalisation) -> str | None:
+    """What `check_cut` calls the scale; None where maps stay as they are."""
+    return None if normalise == "none" else f"normalise={normalise!r}"
+
+
 def threshold_values(maps: Tensor, threshold: Threshold) -> Tensor:
     """The candidates (B, T) for each map's threshold; T is 1 but for `BestOf`.
 
@@ -44,11 +87,7 @@ def threshold_values(maps: Tensor, threshold: Threshold) -> Tensor:
 
     Args:
         maps: (B, H, W), normalised before.
-        threshold: what it is made by.
-
-    Raises:
-        TypeError: neither a number nor one of the rules.
-        ValueError: a number that is not finite, or a rule of another name.
+        threshold: what it is made by, checked.
 
     Example:
         >>> maps = torch.tensor([[[0.0, 0.125], [0.5, 1.0]]])
@@ -56,14 +95,14 @@ def threshold_values(maps: Tensor, threshold: Threshold) -> Tensor:
         (tensor([[0.4062]]), tensor([[0.1250]]), tensor([[0.2500]]))
     """
     if isinstance(threshold, BestOf):
-        return torch.linspace(0, 1, threshold.count, dtype=maps.dtype, device=maps.device).expand(len(maps), -1)
+        low, high = maps.amin((1, 2))[:, None], maps.amax((1, 2))[:, None]
+        shares = torch.linspace(0, 1, threshold.count, dtype=maps.dtype, device=maps.device)
+        return torch.where(shares == 1, high, low + shares * (high - low))
     if threshold == "mean":
         # in float64, so that the rounding does not depend on the batch
         return maps.double().mean((1, 2))[:, None].to(maps.dtype)
     if threshold == "otsu":
         return otsu_threshold(maps)[:, None]
-    if isinstance(threshold, str) or not -torch.inf < threshold < torch.inf:
-        raise ValueError(f"threshold must be a finite number, 'mean', 'otsu' or BestOf(n), got {threshold!r}.")
     return maps.new_full((len(maps), 1), threshold)
 
 
