@@ -225,7 +225,7 @@ def numbers(
     if is_method:
         asked += [
             (metrics.SensitivityMax(maps, samples=4), "method"),
-            (metrics.ModelRandomisation(classifier.model, maps), "method"),
+            (metrics.ModelRandomisation(getattr(classifier.model, "visual", classifier.model), maps), "method"),
             (metrics.RandomTargetSimilarity(maps, 64), "method"),
         ]
     for metric, what in asked:

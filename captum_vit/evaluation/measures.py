@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import Metric
 
 from captum_vit import metrics
+from captum_vit.adapters import Adapter
 from captum_vit.data import Region
 from captum_vit.evaluation.explainers import Explainer
 from captum_vit.evaluation.specs import Spec, parse_spec, unknown
@@ -225,7 +226,7 @@ def measure_of(spec: str | Spec, subject: Subject, *, classes: int = 0) -> Measu
         if feed is _model:
             positional = (subject.score,)
         elif kind is metrics.ModelRandomisation:
-            positional = (getattr(subject.model, "model", subject.model), explainer)
+            positional = (_image_tower(subject), explainer)
         elif kind is metrics.RandomTargetSimilarity:
             positional = (explainer, _outputs(subject))
         elif feed is _method:
@@ -241,6 +242,12 @@ def measure_of(spec: str | Spec, subject: Subject, *, classes: int = 0) -> Measu
         return Measure(spec, build, feed)
     except (TypeError, ValueError) as error:  # torchmetrics raises the second for a name it does not know
         raise ValueError(f"options of {spec.name} must be those of {kind.__name__}, got {spec}: {error}.") from error
+
+
+def _image_tower(subject: Subject) -> nn.Module:
+    """The part of the model that sees the image: a model that also reads texts has another."""
+    inner = subject.model.model if isinstance(subject.model, Adapter) else subject.model
+    return next((getattr(inner, name) for name in ("visual", "vision_model") if hasattr(inner, name)), inner)
 
 
 def _outputs(subject: Subject) -> int:

@@ -12,11 +12,19 @@ import torch
 from torch.utils.data import Dataset
 
 from captum_vit import AttentionRollout, BlankMapError, LeGrad, metrics
-from captum_vit.data import DamagedSampleError, Region, Sample, Scenes, SceneSamples
-from captum_vit.evaluation import MEASURES, ChangedConfigurationError, MissingAnnotationError, Store, evaluate
+from captum_vit.data import DamagedSampleError, Geometry, Region, Sample, Scenes, SceneSamples, with_article
+from captum_vit.evaluation import (
+    MEASURES,
+    ChangedConfigurationError,
+    MissingAnnotationError,
+    Store,
+    evaluate,
+    subject_of,
+)
 from captum_vit.evaluation.explainers import Explainer
 from captum_vit.evaluation.specs import Spec
 from captum_vit.evaluation.units import Asked, Batcher
+from captum_vit.zoo import load_model
 
 METHODS = ["legrad", "attention-rollout", "random"]
 NAMES = ["pointing-game(tolerance=4)", "energy-inside", "segmentation(preset='legrad')"]
@@ -281,6 +289,20 @@ def test_what_the_dataset_does_not_know_is_an_error(vit, scenes):
         evaluate(vit, bare, methods=["random"], metrics=["point-miou"], target="predicted", progress=False)
     with pytest.raises(ValueError, match=r"label must be one of the model's 64 outputs, got 99"):
         evaluate(vit, bare, methods=["random"], metrics=["sparseness"], progress=False)
+
+
+def test_prompts_are_the_classes_of_a_model_that_reads_texts(scenes):
+    loaded = load_model("scenes:clip")
+    with pytest.raises(ValueError, match="prompts must be given: scenes:clip compares images with texts, and got none"):
+        subject_of(loaded)
+    with pytest.raises(ValueError, match=r"geometry must have the size \(96, 96\) that the model takes, got \(9, 9\)"):
+        subject_of(loaded, prompts=("a",), geometry=Geometry((9, 9)))
+    subject = subject_of(loaded, prompts=tuple(with_article(each) for each in scenes.classes))
+    asked = ["pointing-game(tolerance=4)", "model-randomisation"]
+    found = evaluate(subject, scenes, methods=["legrad"], metrics=asked, limit=3, progress=False)
+    pointing, randomised = found.table(resamples=2)["value"]
+    assert pointing > 0.7
+    assert randomised < 0.9
 
 
 def test_lower_precision_gives_nearly_the_same(vit, scenes):
