@@ -70,7 +70,8 @@ def evaluate(
         workers: processes that read samples ahead.
         precision: of the model's forward and backward passes (autocast).
         seed: of methods that draw random numbers.
-        description: what else decides the numbers, such as the name of the dataset; kept with the results.
+        description: what else decides the numbers, such as the dataset's folder and split; kept with the results, and
+            must not change in a folder.
         progress: whether a bar is shown on stderr.
 
     Returns:
@@ -115,6 +116,7 @@ def evaluate(
         store = Store(path)
         store.configure(config, {"device": str(subject.device), "processes": processes, "commit": _commit()})
         done = store.units()
+        _wait()  # all have seen the same units before anyone writes one
         units = [unit for unit in range(-(-length // UNIT)) if unit not in done]
         reader = DataLoader(
             _Units(dataset, length, units[rank::processes]),
