@@ -125,6 +125,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--model", default="vit_tiny_patch16_224", help="of timm; the smaller, the harder the goal")
     parser.add_argument("--batch", type=int, default=64, help="images")
+    parser.add_argument("--work", nargs="+", choices=list(FORWARDS), default=list(FORWARDS))
     parser.add_argument("--subjects", nargs="+", choices=list(WORK), default=list(WORK))
     options = parser.parse_args()
     if options.device == "cuda" and not torch.cuda.is_available():
@@ -148,7 +149,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         workload = Path(folder) / "workload.pt"
         write_workload(workload, options.model, options.batch, size)
-        for work in FORWARDS:
+        for work in options.work:
             for subject in (each for each in options.subjects if work in WORK[each]):
                 print(f"{work}, {subject} ...", flush=True)
                 python = pythons[subject]
