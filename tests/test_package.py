@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from hatchling.builders.sdist import SdistBuilder
 
 import captum_vit
 
@@ -85,9 +86,6 @@ def test_files_read_in_one_sitting(file):
 
 
 def test_the_source_distribution_holds_what_the_tests_import():
-    pytest.importorskip("hatchling")
-    from hatchling.builders.sdist import SdistBuilder
-
     root = PACKAGE.parent
     files = {each.distribution_path for each in SdistBuilder(str(root)).recurse_included_files()}
     assert {str(each.relative_to(root)) for each in (root / "benchmarks").glob("*.py")} <= files

@@ -103,12 +103,12 @@ def test_maps_change_as_weights_are_randomised_from_the_top(method, model):
         return explainer.attribute(images, target=targets, resolution="patch")[:, 0]
 
     before = explain(pixels(some), targets)
-    similar = model_randomisation(classifier(model).model, explain, pixels(some), targets)
+    whole = classifier(model).model
+    similar = model_randomisation(getattr(whole, "visual", whole), explain, pixels(some), targets)
     means = [float(each.nanmean()) for each in similar.values()]
     assert len(means) == 8  # head, six blocks, embedding
     assert max(means[-2:]) < 0.5
-    if model == "vit":  # on clip LeGrad's map keeps a correlation of 0.99 when the uppermost block is random
-        assert max(means[1:]) < 0.9
+    assert max(means) < 0.9
     torch.testing.assert_close(explain(pixels(some), targets), before, atol=0, rtol=0)
 
 
