@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from inspect import Parameter, signature
 from typing import Any, TypeAlias
 
@@ -17,6 +18,8 @@ from captum_vit.data import Region
 from captum_vit.evaluation.explainers import Explainer
 from captum_vit.evaluation.specs import Spec, parse_spec, unknown
 from captum_vit.evaluation.subject import Subject
+from captum_vit.metrics.base import RowMetric
+from captum_vit.metrics.model_metric import ModelMetric
 
 __all__ = ["MEASURES", "Case", "Measure", "MissingAnnotationError", "State", "measure_of"]
 
@@ -196,7 +199,7 @@ _VARIANTS: Mapping[str, tuple[str, Mapping[str, Feed]]] = {
 
 
 class Measure:
-    """A metric that scores one map at a time, so that no score depends on what else is in a batch.
+    """A metric that scores every map by itself, so that no score depends on what else is in a batch.
 
     Args:
         spec: name and options, as in the results.
@@ -212,28 +215,46 @@ class Measure:
         self.empty = build(Explainer(Spec("none"), lambda images, targets: images.sum(1)))
         self._metrics: dict[int, Metric] = {}
 
-    def state(self, case: Case) -> State | None:
-        """What the metric's sums gain from a map; None where it does not ask about the region at all.
+    def states(self, cases: Sequence[Case]) -> list[State | None]:
+        """What the metric's sums gain from each map; None where it does not ask about the region at all.
+
+        Args:
+            cases: maps of one region. The model is asked about all of them at once, and once about what they share.
 
         Raises:
             MissingAnnotationError: the dataset does not know what the metric needs.
         """
+        fed = [each for each in map(self._fed, cases) if each is not None]
+        if not fed:
+            return [None] * len(cases)
+        if isinstance(self.empty, RowMetric) and self._feed is not _method:
+            return self._states_at_once(self.empty, fed)
+        asked = [self.metric(case.explainer) for case in cases]
+        return [_gained(metric, partial(metric.update, *each)) for metric, each in zip(asked, fed, strict=True)]
+
+    def _states_at_once(self, metric: RowMetric, fed: Sequence[tuple[Tensor, ...]]) -> list[State | None]:
+        inputs = [torch.cat(each) for each in zip(*fed, strict=True)]
+        if isinstance(metric, ModelMetric):
+            inputs[0] = inputs[0][:1].expand_as(inputs[0])  # the region's image
+        return [_gained(metric, partial(metric.add_rows, row)) for row in metric.rows(*inputs).split(1)]
+
+    def _fed(self, case: Case) -> tuple[Tensor, ...] | None:
         try:
-            fed = self._feed(case)
+            return self._feed(case)
         except MissingAnnotationError as error:
             raise MissingAnnotationError(f"{self.spec.name} can't be measured: {error}.") from error
-        if fed is None:
-            return None
-        metric = self.metric(case.explainer)
-        metric.reset()
-        metric.update(*fed)
-        return {name: _packed(value) for name, value in metric.metric_state.items()}
 
     def metric(self, explainer: Explainer) -> Metric:
         """The metric for a method, made once."""
         if id(explainer) not in self._metrics:
             self._metrics[id(explainer)] = self._build(explainer)
         return self._metrics[id(explainer)]
+
+
+def _gained(metric: Metric, adding: Callable[[], None]) -> State:
+    metric.reset()
+    adding()
+    return {name: _packed(value) for name, value in metric.metric_state.items()}
 
 
 def _packed(value: Any) -> Any:

@@ -160,23 +160,37 @@ def scored(
     batcher: Batcher,
 ) -> list[Record]:
     """One record per region and method, in that order."""
-    order = {name: number for number, name in enumerate(explainers)}
-    made = sorted(batcher.maps(explainers, asked), key=lambda each: (asked.index(each.asked), order[each.method]))
-    return [_record(each, explainers[each.method], measures) for each in made]
+    made: dict[int, dict[str, Made]] = {number: {} for number in range(len(asked))}
+    for each in batcher.maps(explainers, asked):
+        made[asked.index(each.asked)][each.method] = each
+    ordered = [[of_region[name] for name in explainers] for of_region in made.values()]
+    return [record for of_region in ordered for record in _records(of_region, explainers, measures)]
 
 
-def _record(made: Made, explainer: Explainer, measures: Mapping[str, Measure]) -> Record:
+def _records(
+    made: Sequence[Made], explainers: Mapping[str, Explainer], measures: Mapping[str, Measure]
+) -> list[Record]:
+    """Of the maps of one region."""
+    records = [_record(each, explainers[each.method]) for each in made]
+    scores = [record["scores"] for record in records if "scores" in record]
+    cases = [_case(each.asked, each.map, explainers[each.method]) for each in made if isinstance(each.map, Tensor)]
+    for name, measure in measures.items() if cases else ():
+        for of_map, state in zip(scores, measure.states(cases), strict=True):
+            if state is not None:
+                of_map[name] = state
+    return records
+
+
+def _record(made: Made, explainer: Explainer) -> Record:
     each = made.asked
     record: Record = {"sample": each.sample, "region": each.number, "label": each.region.label}
     record |= {"target": each.target, "method": made.method, "seconds": made.seconds, "bytes": explainer.memory}
     record |= {"predicted": True} if each.predicted else {}
     if isinstance(made.map, str):
         return record | {"blank": made.map}
-    return record | {"scores": _scores(each, made.map, explainer, measures)}
+    return record | {"scores": {}}
 
 
-def _scores(each: Asked, values: Tensor, explainer: Explainer, measures: Mapping[str, Measure]) -> dict[str, object]:
+def _case(each: Asked, values: Tensor, explainer: Explainer) -> Case:
     target = torch.tensor([each.target], device=values.device)
-    case = Case(each.image[None], values[None], target, each.region, each.others, explainer, each.outputs, each.right)
-    states = {name: measure.state(case) for name, measure in measures.items()}
-    return {name: state for name, state in states.items() if state is not None}
+    return Case(each.image[None], values[None], target, each.region, each.others, explainer, each.outputs, each.right)

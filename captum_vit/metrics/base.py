@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-__all__ = ["Fixed", "ImageMean", "settings"]
+__all__ = ["Fixed", "ImageMean", "RowMetric", "settings"]
 
 
 class Fixed(partial[Any]):
@@ -32,19 +32,36 @@ def settings(metric: Metric, values: Mapping[str, Any]) -> str:
     return ", ".join(f"{name}={values[name]!r}" for name in options if name in values)
 
 
-class ImageMean(Metric):
+class RowMetric(Metric):
+    """A metric that adds up what each image gives, so that images can be measured together and counted one by one."""
+
+    full_state_update = False
+    is_differentiable = False
+
+    def rows(self, *_: Any, **__: Any) -> Tensor:
+        """(B, …) what each image of a batch gives."""
+        raise NotImplementedError
+
+    def add_rows(self, rows: Tensor) -> None:
+        """Adds some of the `rows`."""
+        raise NotImplementedError
+
+    def update(self, *inputs: Any, **options: Any) -> None:
+        """Takes what `rows` takes."""
+        self.add_rows(self.rows(*inputs, **options))
+
+
+class ImageMean(RowMetric):
     """Mean of one value per image; images whose value is NaN are left out and counted.
 
-    A metric derives from it, computes (B,) values in ``update`` and hands them to `add`. The sums are float64 and
-    added over processes, so that any split of the images gives the same result to rounding.
+    A metric derives from it and computes (B,) values in ``rows``. The sums are float64 and added over processes, so
+    that any split of the images gives the same result to rounding.
 
     Attributes:
         images: number of images that count.
         excluded: number of images whose value is undefined: a constant map, NaN in a map, an empty mask.
     """
 
-    full_state_update = False
-    is_differentiable = False
     total: Tensor
     images: Tensor
     excluded: Tensor
@@ -56,10 +73,9 @@ class ImageMean(Metric):
         self.add_state("images", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
         self.add_state("excluded", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
-    def add(self, values: Tensor) -> None:
-        """Takes the values (B,) of a batch."""
-        undefined = values.isnan()
-        self.total += values[~undefined].double().sum()
+    def add_rows(self, rows: Tensor) -> None:
+        undefined = rows.isnan()
+        self.total += rows[~undefined].double().sum()
         self.images += (~undefined).sum()
         self.excluded += undefined.sum()
 

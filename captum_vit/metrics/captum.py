@@ -101,6 +101,7 @@ class SensitivityMax(ImageMean):
             sensitivity_max, explain, radius=radius, patch=patch, samples=samples, seed=seed, batch_size=batch_size
         )
 
-    def update(self, images: Tensor, targets: Tensor) -> None:
-        """Takes images (B, C, H, W) and targets (B,)."""
-        self.add(self._values(images, targets))
+    def rows(self, images: Tensor, targets: Tensor) -> Tensor:
+        """(B,) values of images (B, C, H, W) and targets (B,)."""
+        values: Tensor = self._values(images, targets)
+        return values

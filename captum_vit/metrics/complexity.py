@@ -28,9 +28,9 @@ class Sparseness(ImageMean):
     range = (0.0, 1.0)
     needs: tuple[str, ...] = ()
 
-    def update(self, maps: Tensor) -> None:
-        """Takes maps (B, H, W)."""
-        self.add(sparseness(maps))
+    def rows(self, maps: Tensor) -> Tensor:
+        """(B,) values of maps (B, H, W)."""
+        return sparseness(maps)
 
 
 class Entropy(ImageMean):
@@ -49,9 +49,9 @@ class Entropy(ImageMean):
         super().__init__(**kwargs)
         self.relative = relative
 
-    def update(self, maps: Tensor) -> None:
-        """Takes maps (B, H, W)."""
-        self.add(entropy(maps, relative=self.relative))
+    def rows(self, maps: Tensor) -> Tensor:
+        """(B,) values of maps (B, H, W)."""
+        return entropy(maps, relative=self.relative)
 
 
 class EffectiveComplexity(ImageMean):
@@ -76,6 +76,6 @@ class EffectiveComplexity(ImageMean):
         self.normalise = normalise
         self.relative = relative
 
-    def update(self, maps: Tensor) -> None:
-        """Takes maps (B, H, W)."""
-        self.add(effective_complexity(maps, threshold=self.threshold, normalise=self.normalise, relative=self.relative))
+    def rows(self, maps: Tensor) -> Tensor:
+        """(B,) values of maps (B, H, W)."""
+        return effective_complexity(maps, threshold=self.threshold, normalise=self.normalise, relative=self.relative)

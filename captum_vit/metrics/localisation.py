@@ -66,9 +66,9 @@ class PointingGame(ImageMean):
         super().__init__(**kwargs)
         self.tolerance, self.ties, self.undefined = tolerance, ties, undefined
 
-    def update(self, maps: Tensor, masks: Tensor) -> None:
-        """Takes maps (B, H, W) and masks (B, H, W)."""
-        self.add(pointing_game(maps, masks, tolerance=self.tolerance, ties=self.ties, undefined=self.undefined))
+    def rows(self, maps: Tensor, masks: Tensor) -> Tensor:
+        """(B,) values of maps (B, H, W) and masks (B, H, W)."""
+        return pointing_game(maps, masks, tolerance=self.tolerance, ties=self.ties, undefined=self.undefined)
 
 
 class ClassPointingGame(Metric):
@@ -165,9 +165,9 @@ class EnergyInside(ImageMean):
     range = (0.0, 1.0)
     needs = ("masks",)
 
-    def update(self, maps: Tensor, masks: Tensor) -> None:
-        """Takes maps (B, H, W) and masks (B, H, W)."""
-        self.add(energy_inside(maps, masks))
+    def rows(self, maps: Tensor, masks: Tensor) -> Tensor:
+        """(B,) values of maps (B, H, W) and masks (B, H, W)."""
+        return energy_inside(maps, masks)
 
 
 class RelevanceRankAccuracy(ImageMean):
@@ -177,9 +177,9 @@ class RelevanceRankAccuracy(ImageMean):
     range = (0.0, 1.0)
     needs = ("masks",)
 
-    def update(self, maps: Tensor, masks: Tensor) -> None:
-        """Takes maps (B, H, W) and masks (B, H, W)."""
-        self.add(relevance_rank_accuracy(maps, masks))
+    def rows(self, maps: Tensor, masks: Tensor) -> Tensor:
+        """(B,) values of maps (B, H, W) and masks (B, H, W)."""
+        return relevance_rank_accuracy(maps, masks)
 
 
 class TopKInside(ImageMean):
@@ -198,9 +198,9 @@ class TopKInside(ImageMean):
         super().__init__(**kwargs)
         self.k = k
 
-    def update(self, maps: Tensor, masks: Tensor) -> None:
-        """Takes maps (B, H, W) and masks (B, H, W)."""
-        self.add(top_k_inside(maps, masks, k=self.k))
+    def rows(self, maps: Tensor, masks: Tensor) -> Tensor:
+        """(B,) values of maps (B, H, W) and masks (B, H, W)."""
+        return top_k_inside(maps, masks, k=self.k)
 
 
 class LocalisationAUC(ImageMean):
@@ -210,9 +210,9 @@ class LocalisationAUC(ImageMean):
     range = (0.0, 1.0)
     needs = ("masks",)
 
-    def update(self, maps: Tensor, masks: Tensor) -> None:
-        """Takes maps (B, H, W) and masks (B, H, W)."""
-        self.add(localisation_auc(maps, masks))
+    def rows(self, maps: Tensor, masks: Tensor) -> Tensor:
+        """(B,) values of maps (B, H, W) and masks (B, H, W)."""
+        return localisation_auc(maps, masks)
 
 
 class ForegroundAttentionFocus(ImageMean):
@@ -231,9 +231,9 @@ class ForegroundAttentionFocus(ImageMean):
         super().__init__(**kwargs)
         self.downsample = downsample
 
-    def update(self, maps: Tensor, masks: Tensor) -> None:
-        """Takes maps (B, gh, gw) on the patch grid and masks (B, H, W) in pixels."""
-        self.add(foreground_attention_focus(maps, masks, downsample=self.downsample))
+    def rows(self, maps: Tensor, masks: Tensor) -> Tensor:
+        """(B,) values of maps (B, gh, gw) on the patch grid and masks (B, H, W) in pixels."""
+        return foreground_attention_focus(maps, masks, downsample=self.downsample)
 
 
 class BackgroundAttentionFocus(ImageMean):
@@ -252,6 +252,6 @@ class BackgroundAttentionFocus(ImageMean):
         super().__init__(**kwargs)
         self.downsample = downsample
 
-    def update(self, maps: Tensor, masks: Tensor) -> None:
-        """Takes maps (B, gh, gw) on the patch grid and masks (B, H, W) in pixels."""
-        self.add(background_attention_focus(maps, masks, downsample=self.downsample))
+    def rows(self, maps: Tensor, masks: Tensor) -> Tensor:
+        """(B,) values of maps (B, gh, gw) on the patch grid and masks (B, H, W) in pixels."""
+        return background_attention_focus(maps, masks, downsample=self.downsample)

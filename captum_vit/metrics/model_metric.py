@@ -27,13 +27,16 @@ class ModelMetric(ImageMean):
         super().__init__(**kwargs)
         self._values = values
 
-    def update(self, images: Tensor, maps: Tensor, targets: Tensor) -> None:
-        """Takes images (B, C, H, W), maps (B, H, W) and targets (B,)."""
+    def rows(self, images: Tensor, maps: Tensor, targets: Tensor) -> Tensor:
+        """(B,) values of images (B, C, H, W), maps (B, H, W) and targets (B,).
+
+        Maps of one image may share it, ``image.expand(B, -1, -1, -1)``: what they have in common runs once.
+        """
         values = self._values(images, maps, targets)
-        self.add(values if isinstance(values, Tensor) else values.score)
+        return values if isinstance(values, Tensor) else values.score
 
 
-class CurveMetric(ImageMean):
+class CurveMetric(ModelMetric):
     """The mean of the areas under curves, and the mean curve.
 
     Args:
@@ -42,19 +45,20 @@ class CurveMetric(ImageMean):
         kwargs: of `torchmetrics.Metric`.
     """
 
-    needs = ("model",)
     levels: Tensor
 
     def __init__(self, values: Fixed, points: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self._values = values
+        super().__init__(values, **kwargs)
         self.add_state("levels", torch.zeros(points, dtype=torch.float64), dist_reduce_fx="sum")
 
-    def update(self, images: Tensor, maps: Tensor, targets: Tensor) -> None:
-        """Takes images (B, C, H, W), maps (B, H, W) and targets (B,)."""
+    def rows(self, images: Tensor, maps: Tensor, targets: Tensor) -> Tensor:
+        """(B, 1 + S): the area and the curve of each image; see `ModelMetric.rows`."""
         curve: Curve = self._values(images, maps, targets)
-        self.add(curve.score)
-        self.levels += curve.values[~curve.score.isnan()].double().sum(0)
+        return torch.cat([curve.score[:, None], curve.values], dim=1)
+
+    def add_rows(self, rows: Tensor) -> None:
+        super().add_rows(rows[:, 0])
+        self.levels += rows[~rows[:, 0].isnan(), 1:].double().sum(0)
 
     def mean_curve(self) -> Tensor:
         """(S,) the mean over this process's images; over those of all of them inside ``sync_context()``."""

@@ -36,9 +36,9 @@ class WrongPromptEnergy(ImageMean):
         super().__init__(**kwargs)
         self.scale = scale
 
-    def update(self, present: Tensor, absent: Tensor, masks: Tensor) -> None:
-        """Takes maps of the prompt that names the object, of an absent one, and the object, each (B, H, W)."""
-        self.add(wrong_prompt_energy(present, absent, masks, scale=self.scale))
+    def rows(self, present: Tensor, absent: Tensor, masks: Tensor) -> Tensor:
+        """(B,) values of maps of the prompt that names the object, of an absent one, and the object, each (B, H, W)."""
+        return wrong_prompt_energy(present, absent, masks, scale=self.scale)
 
 
 class WrongPromptArea(ImageMean):
@@ -60,9 +60,9 @@ class WrongPromptArea(ImageMean):
         self.threshold = threshold
         self.scale = scale
 
-    def update(self, present: Tensor, absent: Tensor, masks: Tensor) -> None:
-        """Takes maps of the prompt that names the object, of an absent one, and the object, each (B, H, W)."""
-        self.add(wrong_prompt_area(present, absent, masks, threshold=self.threshold, scale=self.scale))
+    def rows(self, present: Tensor, absent: Tensor, masks: Tensor) -> Tensor:
+        """(B,) values of maps of the prompt that names the object, of an absent one, and the object, each (B, H, W)."""
+        return wrong_prompt_area(present, absent, masks, threshold=self.threshold, scale=self.scale)
 
 
 class PromptPairLocalisation(ImageMean):
@@ -72,6 +72,6 @@ class PromptPairLocalisation(ImageMean):
     range = (0.0, 1.0)
     needs = ("masks", "maps of a second prompt")
 
-    def update(self, first: Tensor, second: Tensor, first_masks: Tensor, second_masks: Tensor) -> None:
-        """Takes the maps of both prompts and the objects of both, each (B, H, W)."""
-        self.add(prompt_pair_localisation(first, second, first_masks, second_masks))
+    def rows(self, first: Tensor, second: Tensor, first_masks: Tensor, second_masks: Tensor) -> Tensor:
+        """(B,) values of the maps of both prompts and the objects of both, each (B, H, W)."""
+        return prompt_pair_localisation(first, second, first_masks, second_masks)

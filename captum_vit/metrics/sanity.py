@@ -146,6 +146,7 @@ class RandomTargetSimilarity(ImageMean):
             batch_size=batch_size,
         )
 
-    def update(self, images: Tensor, targets: Tensor) -> None:
-        """Takes images (B, C, H, W) and targets (B,)."""
-        self.add(self._values(images, targets))
+    def rows(self, images: Tensor, targets: Tensor) -> Tensor:
+        """(B,) values of images (B, C, H, W) and targets (B,)."""
+        values: Tensor = self._values(images, targets)
+        return values

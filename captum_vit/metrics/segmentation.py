@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from captum_vit.metrics.base import RowMetric
 from captum_vit.metrics.classes import check_classes
 from captum_vit.metrics.functional.average_precision import average_precision, two_channels
 from captum_vit.metrics.functional.confusion import Confusion
@@ -30,7 +31,7 @@ _PIXEL_MEASURES = ("pixel_accuracy", "iou_background", "iou_foreground", "miou",
 _MEASURES = (*_PIXEL_MEASURES, "ap_two_channel", "ap_foreground")
 
 
-class Segmentation(Metric):
+class Segmentation(RowMetric):
     """Every number by which papers call a heat map a good segmentation, from one pass over the images.
 
     `compute` returns
@@ -85,8 +86,6 @@ class Segmentation(Metric):
     """
 
     higher_is_better = True
-    full_state_update = False
-    is_differentiable = False
     range = (0.0, 1.0)
     needs = ("masks",)
     pixels: Tensor
@@ -142,10 +141,14 @@ class Segmentation(Metric):
         self.add_state("images", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
         self.add_state("excluded", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
-    def update(self, maps: Tensor, masks: Tensor) -> None:
-        """Takes maps (B, H, W) and masks (B, H, W): 1 for the object, 0 for the background, -1 for void pixels."""
+    def rows(self, maps: Tensor, masks: Tensor) -> Tensor:
+        """(B, 1 + measures + 4T) of maps (B, H, W) and masks (B, H, W), see `functional.foreground_iou`.
+
+        Whether the image counts, its measures, and its pixels at the T candidates for the threshold; float64.
+        """
         maps, masks = check_pair(maps, masks)
         scaled = normalised(maps, self.normalise)
+        kept = torch.ones_like(is_undefined(scaled))
         if self.undefined == "exclude":
             kept = ~is_unscorable(scaled, masks)
             scaled, masks = scaled[kept], masks[kept]
@@ -153,14 +156,21 @@ class Segmentation(Metric):
         ratios = self._ratios(pixels.best())
         if self.f1 == "chefer_rows":
             ratios[-1] = row_f1(scaled, masks, self.threshold).double()
-        values = torch.stack([*ratios, *_average_precisions(scaled, masks)])  # (measures, B)
+        values = torch.stack([*ratios, *_average_precisions(scaled, masks)], dim=1)  # (B, measures)
         if self.undefined == "reference":
             values = values.nan_to_num(0)
-        self.pixels += torch.stack([each.sum(0) for each in pixels])
-        self.sums += values.nansum(1)
-        self.counts += (~values.isnan()).sum(1)
-        self.images += len(scaled)
-        self.excluded += len(maps) - len(scaled)
+        rows = values.new_zeros(len(maps), 1 + len(_MEASURES) + self.pixels.numel())
+        rows[kept] = torch.cat([torch.ones_like(values[:, :1]), values, torch.stack(pixels, dim=1).flatten(1)], dim=1)
+        return rows
+
+    def add_rows(self, rows: Tensor) -> None:
+        kept = rows[rows[:, 0] == 1]
+        values, pixels = kept[:, 1:].split([len(_MEASURES), self.pixels.numel()], dim=1)
+        self.pixels += pixels.sum(0).long().view_as(self.pixels)
+        self.sums += values.nansum(0)
+        self.counts += (~values.isnan()).sum(0)
+        self.images += len(kept)
+        self.excluded += len(rows) - len(kept)
 
     def compute(self) -> dict[str, Tensor]:
         """The numbers by name; NaN where no image counts."""

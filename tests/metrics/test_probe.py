@@ -1,11 +1,20 @@
 import re
+from functools import partial
 
 import pytest
 import torch
 from perturbed import Linear, case, close, ordered_pixels, swapped
 
-from captum_vit.metrics.functional import deletion, energy_inside, probabilities, sensitivity_max
-from captum_vit.metrics.functional.fills import replacing
+from captum_vit.metrics.functional import (
+    average_drop,
+    deletion,
+    energy_inside,
+    insertion,
+    probabilities,
+    saco,
+    sensitivity_max,
+)
+from captum_vit.metrics.functional.fills import Change
 from captum_vit.metrics.functional.probe import Probe
 
 
@@ -55,7 +64,7 @@ def test_a_trace_changes_the_patches_of_each_window():
     probe = Probe(Linear(), images, maps, targets, patch=(4, 2))
     ranks = torch.stack([probe.ranks(), probe.ranks(descending=False)], dim=1)
     windows = [(0, 0), (0, 3), (2, 7), (0, 12), (5, 5)]
-    traced = probe.trace(replacing(images, other), ranks, torch.tensor(windows))
+    traced = probe.trace(Change(images, other), ranks, torch.tensor(windows))
     for number, target in enumerate(targets):
         for order, descending in enumerate((True, False)):
             patches = ordered_pixels(maps[number], (4, 2), descending=descending)
@@ -64,12 +73,36 @@ def test_a_trace_changes_the_patches_of_each_window():
                 close(traced[number, order, step], Linear()(changed[None])[0, target])
 
 
+@pytest.mark.parametrize(
+    ("metric", "passes"),
+    [
+        (partial(deletion, steps=4), 2 + 5 * 3),
+        (partial(insertion, steps=4), 2 + 5 * 3),
+        (partial(deletion, steps=4, fill="mean"), 2 + 5 * 3),
+        (partial(saco, groups=4), 1 + 5 * 4),
+        (average_drop, 1 + 5),  # what a map leaves of the image differs
+    ],
+)
+def test_maps_of_one_image_share_what_does_not_depend_on_them(metric, passes):
+    images, maps, targets = case(5)
+    shared, copied = images[:1].expand_as(images), images[:1].repeat(5, 1, 1, 1)
+    model, other = Linear(probabilities=True), Linear(probabilities=True)
+    one = targets[:1].expand(5)
+    found, expected = metric(model, shared, maps, one), metric(other, copied, maps, one)
+    assert sum(model.seen) == passes < sum(other.seen)
+    close(getattr(found, "score", found), getattr(expected, "score", expected))
+    several = metric(Linear(probabilities=True), shared, maps, targets)
+    for number in range(5):
+        alone = metric(Linear(probabilities=True), images[:1], maps[number, None], targets[number, None])
+        close(getattr(several, "score", several)[number], getattr(alone, "score", alone)[0])
+
+
 def test_an_image_that_two_orders_share_runs_once():
     images, maps, targets = case()
     model = Linear()
     probe = Probe(model, images, maps, targets)
     ranks = torch.stack([probe.ranks(), probe.ranks(descending=False)], dim=1)
-    probe.trace(replacing(images, images + 1), ranks, torch.tensor([(0, 0), (0, 5), (0, 5), (0, 96)]))
+    probe.trace(Change(images, images + 1), ranks, torch.tensor([(0, 0), (0, 5), (0, 5), (0, 96)]))
     assert sum(model.seen) == 3 * (1 + 2 + 1)
 
 
@@ -79,11 +112,11 @@ def test_batches_are_never_larger_than_asked(batch_size):
     model = Linear()
     windows = torch.tensor([(0, count) for count in range(6)])
     probe = Probe(model, images, maps, targets, batch_size=batch_size)
-    traced = probe.trace(replacing(images, images + 1), probe.ranks()[:, None], windows)
+    traced = probe.trace(Change(images, images + 1), probe.ranks()[:, None], windows)
     assert sum(model.seen) == 18
     assert max(model.seen) == min(batch_size, 18)
     whole = Probe(Linear(), images, maps, targets)
-    close(traced, whole.trace(replacing(images, images + 1), whole.ranks()[:, None], windows))
+    close(traced, whole.trace(Change(images, images + 1), whole.ranks()[:, None], windows))
 
 
 def test_the_model_is_not_asked_about_maps_that_rank_nothing():
@@ -91,7 +124,7 @@ def test_the_model_is_not_asked_about_maps_that_rank_nothing():
     maps[0], maps[1, 0, 0], maps[3, 2, 2] = 1, torch.nan, torch.inf
     model = Linear()
     probe = Probe(model, images, maps, targets)
-    traced = probe.trace(replacing(images, images + 1), probe.ranks()[:, None], torch.tensor([(0, 0), (0, 5)]))
+    traced = probe.trace(Change(images, images + 1), probe.ranks()[:, None], torch.tensor([(0, 0), (0, 5)]))
     assert sum(model.seen) == 2 * 2
     assert traced.isnan().flatten(1).all(1).tolist() == [True, True, False, True, False]
     assert traced[[2, 4]].isfinite().all()
@@ -101,7 +134,7 @@ def test_without_any_map_that_ranks_the_model_is_not_asked_at_all():
     images, maps, targets = case()
     model = Linear()
     probe = Probe(model, images, torch.zeros_like(maps), targets)
-    traced = probe.trace(replacing(images, images + 1), probe.ranks()[:, None], torch.tensor([(0, 0), (0, 5)]))
+    traced = probe.trace(Change(images, images + 1), probe.ranks()[:, None], torch.tensor([(0, 0), (0, 5)]))
     assert traced.isnan().all()
     assert traced.shape == (3, 1, 2)
     assert not model.seen
@@ -120,14 +153,14 @@ def test_what_is_read_from_the_model(measure, expected):
     images, maps, targets = case(2)
     outputs = torch.tensor([[0.5, 0.2, 0.1, 0.2], [0.1, 0.1, 0.1, 0.7]])
     probe = Probe(lambda _: outputs, images, maps, targets, measure=measure)
-    close(probe.trace(replacing(images, images), probe.ranks()[:, None], torch.tensor([(0, 0)]))[:, 0, 0], expected)
+    close(probe.trace(Change(images, images), probe.ranks()[:, None], torch.tensor([(0, 0)]))[:, 0, 0], expected)
 
 
 def test_nan_from_the_model_is_no_wrong_answer_but_none():
     images, maps, targets = case(2)
     outputs = torch.tensor([[0.0, 2.0, 0.0, torch.nan], [0.0, 0.0, 0.0, 1.0]])
     probe = Probe(lambda _: outputs, images, maps, targets, measure="accuracy")
-    traced = probe.trace(replacing(images, images), probe.ranks()[:, None], torch.tensor([(0, 0)]))
+    traced = probe.trace(Change(images, images), probe.ranks()[:, None], torch.tensor([(0, 0)]))
     close(traced[:, 0, 0], [torch.nan, 1.0])
 
 
@@ -135,7 +168,7 @@ def test_half_precision_is_measured_in_single_and_no_gradient_is_kept():
     images, maps, targets = case(2)
     weight = torch.ones((), requires_grad=True)
     probe = Probe(lambda each: (weight * each.mean((2, 3)).repeat(1, 2)).bfloat16(), images, maps, targets)
-    traced = probe.trace(replacing(images, images), probe.ranks()[:, None], torch.tensor([(0, 3)]))
+    traced = probe.trace(Change(images, images), probe.ranks()[:, None], torch.tensor([(0, 3)]))
     assert traced.dtype == torch.float32
     assert not traced.requires_grad
 
@@ -144,7 +177,7 @@ def ask(outputs=None, **changed):
     images, maps, targets = case()
     given = {"images": images, "maps": maps, "targets": targets} | changed
     probe = Probe(Linear() if outputs is None else lambda _: outputs, **given)
-    return probe.trace(replacing(images, images), probe.ranks()[:, None], torch.tensor([(0, 0)]))
+    return probe.trace(Change(images, images), probe.ranks()[:, None], torch.tensor([(0, 0)]))
 
 
 @pytest.mark.parametrize(
@@ -227,5 +260,5 @@ def test_a_gpu_gives_what_the_processor_gives():
         model = Linear()
         model.weights = model.weights.to(device)
         probe = Probe(model, *here, patch=(4, 2))
-        traced.append(probe.trace(replacing(here[0], here[0] + 1), probe.ranks()[:, None], windows).cpu())
+        traced.append(probe.trace(Change(here[0], here[0] + 1), probe.ranks()[:, None], windows).cpu())
     close(traced[1], traced[0])

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from captum_vit.metrics.functional.fills import Fill, filled, replacing
+from captum_vit.metrics.functional.fills import Change, Fill, filled
 from captum_vit.metrics.functional.maps import Normalisation, check_maps, normalised
 from captum_vit.metrics.functional.probe import Probe, Score
 
@@ -67,7 +67,7 @@ def masked_confidence(
         )
     probe = Probe(score, images, masks, targets, measure="probability", batch_size=batch_size)
     background = filled(images, fill)
-    change = replacing(images, background + masks[:, None].to(images.dtype) * (images - background))
+    change = Change(images, background + masks[:, None].to(images.dtype) * (images - background))
     none_and_all = torch.tensor([[0, 0], [0, probe.patches]])
     return Confidence(*probe.trace(change, probe.ranks()[:, None], none_and_all)[:, 0].unbind(1))
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from captum_vit.metrics.functional.explain import Explain, check_images, check_patch, explained
-from captum_vit.metrics.functional.fills import Fill, filled, replacing
+from captum_vit.metrics.functional.fills import Change, Fill, filled
 from captum_vit.metrics.functional.maps import is_undefined
 from captum_vit.metrics.functional.probe import Probe, Score
 
@@ -86,7 +86,7 @@ def infidelity(
     ranks = order.argsort(1).argsort(1).to(images.device)
     background = filled(images, fill)
     values = probe.trace(
-        replacing(images, background),
+        Change(images, background),
         ranks.expand(len(images), -1, -1).unflatten(2, probe.relevance.shape[1:]),
         torch.tensor([[0, 0], [0, size]]),
     ).double()

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from captum_vit.metrics.functional.curves import Agreement
-from captum_vit.metrics.functional.fills import Fill, filled, replacing
+from captum_vit.metrics.functional.fills import Change, Fill, filled
 from captum_vit.metrics.functional.probe import Measure, Probe, Score
 
 __all__ = ["faithfulness_correlation"]
@@ -70,7 +70,7 @@ def faithfulness_correlation(
     drawn = drawn.to(images.device)
     ranks = drawn.expand(len(images), -1, -1).unflatten(2, probe.relevance.shape[1:])
     none_and_subset = torch.tensor([[0, 0], [0, subset]])
-    values = probe.trace(replacing(images, filled(images, fill)), ranks, none_and_subset)  # (B, R, 2)
+    values = probe.trace(Change(images, filled(images, fill)), ranks, none_and_subset)  # (B, R, 2)
     drops = values[..., 0] - values[..., 1]
     relevance = probe.relevance.flatten(1) * (patch[0] * patch[1])
     worth = torch.cat([relevance @ (some < subset).to(relevance).T for some in drawn.split(batch_size)], dim=1)

@@ -10,9 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from captum_vit.metrics.functional.probe import Change
-
-__all__ = ["Fill", "blurred", "filled", "replacing"]
+__all__ = ["Change", "Fill", "blurred", "filled", "is_repeated"]
 
 Fill: TypeAlias = float | Tensor | Literal["mean", "blur"] | Callable[[Tensor], Tensor]
 """A number or (C,) values in the units of the images that the model takes; "mean", the image's own in each channel;
@@ -36,7 +34,8 @@ def filled(images: Tensor, fill: Fill) -> Tensor:
     if isinstance(fill, str):
         if fill not in ("mean", "blur"):
             raise ValueError(f"fill must be a number, values, 'mean', 'blur' or a function, got {fill!r}.")
-        return images.mean((2, 3), keepdim=True).expand_as(images) if fill == "mean" else blurred(images)
+        once = images[:1] if is_repeated(images) else images
+        return (once.mean((2, 3), keepdim=True) if fill == "mean" else blurred(once)).expand_as(images)
     if callable(fill):
         other = fill(images)
         if other.shape != images.shape:
@@ -70,6 +69,26 @@ def blurred(images: Tensor) -> Tensor:
     return torch.nn.functional.conv2d(images, kernel, padding=size // 2, groups=images.shape[1])
 
 
-def replacing(start: Tensor, finish: Tensor) -> Change:
-    """The change that takes pixels of ``start`` (B, C, H, W) and puts those of ``finish`` in their place."""
-    return lambda image, changed: torch.where(changed[:, None], finish[image], start[image])
+class Change:
+    """Images that change pixel by pixel: those of ``start`` become those of ``finish``.
+
+    Args:
+        start: (B, C, H, W) the images where nothing changes.
+        finish: (B, C, H, W) the images where everything changes.
+    """
+
+    def __init__(self, start: Tensor, finish: Tensor) -> None:
+        self.start, self.finish = start, finish
+
+    def __call__(self, image: Tensor, changed: Tensor) -> Tensor:
+        """Numbers of images (n,) and the pixels that change (n, H, W) → the changed images (n, C, H, W)."""
+        return torch.where(changed[:, None], _of(self.finish, image), _of(self.start, image))
+
+
+def is_repeated(images: Tensor) -> bool:
+    """Whether a batch is one image that stands for many, without a copy: `torch.Tensor.expand`."""
+    return images.stride(0) == 0
+
+
+def _of(images: Tensor, numbers: Tensor) -> Tensor:
+    return images[:1] if is_repeated(images) else images[numbers]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from captum_vit.metrics.functional.curves import Curve, area, even_steps, first
-from captum_vit.metrics.functional.fills import Fill, filled, replacing
+from captum_vit.metrics.functional.fills import Change, Fill, filled
 from captum_vit.metrics.functional.probe import Measure, Probe, Score
 
 __all__ = ["deletion", "insertion"]
@@ -114,5 +114,5 @@ def insertion(
 
 def _cumulative(probe: Probe, start: Tensor, finish: Tensor, steps: int) -> Curve:
     counts = even_steps(probe.patches, steps)
-    values = probe.trace(replacing(start, finish), probe.ranks()[:, None], first(counts))[:, 0]
+    values = probe.trace(Change(start, finish), probe.ranks()[:, None], first(counts))[:, 0]
     return area(values, counts.double() / probe.patches)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from captum_vit.metrics.functional.curves import Contrast, Curve, area, even_steps, first
-from captum_vit.metrics.functional.fills import Fill, filled, replacing
+from captum_vit.metrics.functional.fills import Change, Fill, filled
 from captum_vit.metrics.functional.probe import Measure, Probe, Score
 
 __all__ = ["abpc", "aopc"]
@@ -122,5 +122,5 @@ def abpc(
 def _traced(probe: Probe, ranks: Tensor, steps: int, fill: Fill) -> tuple[Tensor, Tensor]:
     """Values (B, R, S + 1) and fractions (S + 1,)."""
     counts = even_steps(probe.patches, steps)
-    values = probe.trace(replacing(probe.images, filled(probe.images, fill)), ranks, first(counts))
+    values = probe.trace(Change(probe.images, filled(probe.images, fill)), ranks, first(counts))
     return values, (counts.double() / probe.patches).to(values)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from captum_vit.metrics.functional.curves import Curve, check_fractions, first, shares_of
-from captum_vit.metrics.functional.fills import Fill, filled, replacing
+from captum_vit.metrics.functional.fills import Change, Fill, filled
 from captum_vit.metrics.functional.probe import Measure, Probe, Score
 
 __all__ = ["TENTHS", "Perturbation", "Summary", "negative_perturbation", "perturbation", "positive_perturbation"]
@@ -154,7 +154,7 @@ def _curves(
         raise ValueError(f"fractions must be at least two, so that there is an area, got {fractions}.")
     ranks = torch.stack([probe.ranks(descending=each) for each in descending], dim=1)
     windows = first(shares_of(probe.patches, fractions))
-    traced = probe.trace(replacing(probe.images, filled(probe.images, fill)), ranks, windows)
+    traced = probe.trace(Change(probe.images, filled(probe.images, fill)), ranks, windows)
     shares = torch.tensor(fractions, dtype=torch.float64).to(traced)
     return [Curve(100 * _summed(values, shares, summary), values, shares) for values in traced.unbind(1)]
 

@@ -11,15 +11,13 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from captum_vit.metrics.functional.explain import check_images, check_patch
+from captum_vit.metrics.functional.fills import Change, is_repeated
 from captum_vit.metrics.functional.maps import check_maps, is_undefined
 
-__all__ = ["Change", "Measure", "Probe", "Score", "check_inputs", "probabilities"]
+__all__ = ["Measure", "Probe", "Score", "check_inputs", "probabilities"]
 
 Score: TypeAlias = Callable[[Tensor], Tensor]
 """Images (B, C, H, W) → (B, K): probabilities or logits, as the caller wants them measured."""
-
-Change: TypeAlias = Callable[[Tensor, Tensor], Tensor]
-"""Numbers of images (n,) and the pixels that change (n, H, W) → the changed images (n, C, H, W)."""
 
 Measure: TypeAlias = Literal["value", "probability", "accuracy"]
 """The target's output; the same, refused outside [0, 1]; or 1 where the target is the largest output, 0 elsewhere."""
@@ -112,7 +110,8 @@ class Probe:
     def trace(self, change: Change, ranks: Tensor, windows: Tensor) -> Tensor:
         """What the model says when the patches of some ranks change.
 
-        A changed image that is needed twice, such as the whole image in two orders, is made and run once.
+        A changed image that is needed twice is made and run once: the whole image in two orders, and, where one image
+        is repeated for several maps (`torch.Tensor.expand`), the whole one and the one of which nothing is left.
 
         Args:
             change: makes the changed images.
@@ -131,7 +130,7 @@ class Probe:
         shape = (len(self.images), ranks.shape[1], len(windows))
         if len(asked) == 0:
             return torch.full(shape, torch.nan, device=ranks.device, dtype=_precise(self.images[:0]).dtype)
-        states, places = self._states(asked, ranks.shape[1], windows.to(ranks.device)).unique(
+        states, places = self._states(asked, ranks.shape[1], windows.to(ranks.device), change).unique(
             dim=0, return_inverse=True
         )
         values = torch.cat([self._ask(change, ranks, chunk) for chunk in states.split(self._batch_size)])
@@ -139,14 +138,17 @@ class Probe:
         traced[asked] = values[places].view(-1, *shape[1:])
         return traced
 
-    def _states(self, asked: Tensor, orders: int, windows: Tensor) -> Tensor:
+    def _states(self, asked: Tensor, orders: int, windows: Tensor, change: Change) -> Tensor:
         """(b·R·S, 4): image, order, first rank that changes, first after it that doesn't."""
+        image = asked[:, None, None]
+        order = torch.arange(orders, device=asked.device)[:, None]
         start, stop = windows.unbind(1)
-        order = torch.arange(orders, device=asked.device)[:, None].expand(-1, len(windows))
-        in_no_order = ((stop == start) | (stop - start == self.patches)).expand_as(order)  # none or all of them change
-        shared = torch.stack([order.masked_fill(in_no_order, 0), start.expand_as(order), stop.expand_as(order)], dim=-1)
-        image = asked[:, None, None, None].expand(-1, *order.shape, 1)
-        return torch.cat([image, shared.expand(len(asked), -1, -1, -1)], dim=-1).flatten(0, 2)
+        none, all_ = stop == start, stop - start == self.patches
+        in_no_order = none | all_
+        shared = none & is_repeated(change.start) | all_ & is_repeated(change.finish)
+        alike = (self._targets[:, None] == self._targets).int().argmax(1)  # the first image that is asked the same
+        columns = (torch.where(shared, alike[image], image), torch.where(in_no_order, 0, order), start, stop)
+        return torch.stack(torch.broadcast_tensors(*columns), dim=-1).flatten(0, 2)
 
     @torch.no_grad()
     def _ask(self, change: Change, ranks: Tensor, states: Tensor) -> Tensor:

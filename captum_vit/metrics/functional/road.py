@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from captum_vit.metrics.functional.curves import Contrast, Curve, check_fractions, first, shares_of
+from captum_vit.metrics.functional.fills import Change
 from captum_vit.metrics.functional.imputation import impute
 from captum_vit.metrics.functional.probe import Measure, Probe, Score
 
@@ -117,10 +118,17 @@ def _curves(
         if not 0 < fraction < 1:
             raise ValueError(f"fractions must be in (0, 1), got {fraction}. Nothing can be imputed from nothing.")
     ranks = torch.stack([probe.ranks(descending=each) for each in descending], dim=1)
-
-    def imputed(image: Tensor, removed: Tensor) -> Tensor:
-        return impute(probe.images[image], removed, noise=noise, seed=seed)
-
-    traced = probe.trace(imputed, ranks, first(shares_of(probe.patches, fractions)))
+    traced = probe.trace(_Imputed(probe.images, noise, seed), ranks, first(shares_of(probe.patches, fractions)))
     shares = torch.tensor(fractions, dtype=torch.float64).to(traced)
     return [Curve(values.mean(1), values, shares) for values in traced.unbind(1)]
+
+
+class _Imputed(Change):
+    """Pixels that change are made of those that stay; never all do."""
+
+    def __init__(self, images: Tensor, noise: float, seed: int) -> None:
+        super().__init__(images, images)
+        self._noise, self._seed = noise, seed
+
+    def __call__(self, image: Tensor, changed: Tensor) -> Tensor:
+        return impute(self.start[image], changed, noise=self._noise, seed=self._seed)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from captum_vit.metrics.functional.curves import Agreement
-from captum_vit.metrics.functional.fills import Fill, filled, replacing
+from captum_vit.metrics.functional.fills import Change, Fill, filled
 from captum_vit.metrics.functional.probe import Measure, Probe, Score
 
 __all__ = ["saco", "salience_coefficient"]
@@ -64,7 +64,7 @@ def saco(
         raise ValueError(f"groups must be in [2, {probe.patches}], the number of patches, got {groups}.")
     bounds = torch.arange(groups + 1) * probe.patches // groups
     none_and_each = torch.cat([torch.tensor([[0, 0]]), torch.stack([bounds[:-1], bounds[1:]], dim=1)])
-    change = replacing(images, filled(images, fill))
+    change = Change(images, filled(images, fill))
     ranks = probe.ranks()
     values = probe.trace(change, ranks[:, None], none_and_each)[:, 0]
     drops = values[:, :1] - values[:, 1:]
