@@ -81,7 +81,8 @@ def facts(method: type[ViTAttribution]) -> str:
         ["cost of a map", method.passes],
         ["formula from", _linked(method.reference)],
     ]
-    return _table(["fact", "value"], [*facts_rows, ["options", _options(method) or "none"]])
+    table = _table(["fact", "value"], [*facts_rows, ["options", _options(method) or "none"]])
+    return f"{table}\n\n<!-- api: {method.__module__} -->"
 
 
 def metric_classes() -> dict[str, list[type[Metric]]]:
