@@ -25,6 +25,7 @@ demo: ## run captum-vit demo, and put its figure and its table into the README
 
 pictures: ## draw the pictures of the methods' and the metrics' pages
 	python docs/pictures.py
+	python docs/method_pictures.py
 
 bench: ## measure speed and memory, peers in an environment of their own, into benchmarks/results/
 	python benchmarks/speed.py

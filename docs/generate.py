@@ -71,8 +71,8 @@ def method_table(page: Path) -> str:
     return _table(["method", "what its map shows", "per target", "signed", "cost of a map", "formula from"], rows)
 
 
-def facts(method: type[ViTAttribution]) -> str:
-    """The class attributes of one method, and its options with their defaults."""
+def facts(name: str, method: type[ViTAttribution]) -> str:
+    """The class attributes of one method, its options with their defaults, and its picture."""
     facts_rows = [
         ["class", f"`captum_vit.{method.__name__}`"],
         ["name", method.get_name()],
@@ -82,7 +82,7 @@ def facts(method: type[ViTAttribution]) -> str:
         ["formula from", _linked(method.reference)],
     ]
     table = _table(["fact", "value"], [*facts_rows, ["options", _options(method) or "none"]])
-    return f"{table}\n\n<!-- api: {method.__module__} -->"
+    return "\n\n".join([table, *_picture(name, method), f"<!-- api: {method.__module__} -->"])
 
 
 def metric_classes() -> dict[str, list[type[Metric]]]:
@@ -194,7 +194,7 @@ def generated(page: Path) -> str:
         "masked-sinks": MaskedSinks,
         "test-time-registers": TestTimeRegisters,
     }
-    parts |= {f"facts:{name}": partial(facts, method) for name, method in pages.items()}
+    parts |= {f"facts:{name}": partial(facts, name, method) for name, method in pages.items()}
     parts["metrics"] = metric_table
     parts |= {f"metrics:{name}": partial(metric_options, classes) for name, classes in metric_classes().items()}
     return _PART.sub(lambda found: f"{found[1]}{parts[found[2]]()}\n{found[3]}", page.read_text(encoding="utf-8"))
@@ -203,6 +203,21 @@ def generated(page: Path) -> str:
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def _picture(name: str, method: type[ViTAttribution]) -> list[str]:
+    """What ``docs/method_pictures.py`` drew, and what is to be seen there; nothing where it drew nothing."""
+    if not (ROOT / "docs" / "images" / "methods" / f"{name}.png").exists():
+        return []
+    texts = ["The objects of a scene, on the [models that come with the package](../scenes.md)."]
+    if getattr(method, "class_specific", True):
+        texts.append("What each map was asked for stands above it, and is outlined.")
+    else:
+        texts.append("The maps can't tell which object they were asked for, which is outlined.")
+    if getattr(method, "signed", False) is True:
+        texts.append("Orange speaks for it, purple against it.")
+    alt = f"A scene with two objects, and {method.get_name()} asked about each of them"
+    return [f"![{alt}](../images/methods/{name}.png)", f"*{' '.join(texts)} From `python docs/method_pictures.py`.*"]
 
 
 def _first_line(documented: type) -> str:
