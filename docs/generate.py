@@ -12,11 +12,12 @@ import inspect
 import json
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from math import isinf
 from pathlib import Path
 
+from papers import named, named_on, papers
 from torchmetrics import Metric
 
 from captum_vit import (
@@ -124,6 +125,29 @@ def dataset_kinds() -> str:
     return _table(["kind", "dataset"], [[f"`{kind}`", how] for kind, how in KINDS.items()])
 
 
+def bibliography(pages: Mapping[str, type[ViTAttribution]]) -> str:
+    """Every paper: the methods that are made from it first, then those that only pages name."""
+    methods: dict[str, list[str]] = {}
+    for name, method in pages.items():
+        for paper in sorted(named(method.reference)):
+            methods.setdefault(paper, []).append(f"[{method.get_name()}](methods/{name}.md)")
+    mentions: dict[str, list[str]] = {}
+    for page in sorted((ROOT / "docs").rglob("*.md")):
+        if page.parent.name != "methods" and page.name != "bibliography.md":
+            title = page.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
+            link = f"[{title}]({page.relative_to(ROOT / 'docs').as_posix()})"
+            for paper in named_on(page):
+                mentions.setdefault(paper, []).append(link)
+    known = sorted(papers().values(), key=lambda each: (each.fields["author"].split(" and ")[0].split()[-1], each.key))
+    first = [f"- {each.citation} *{', '.join(methods[each.id])}*" for each in known if each.id in methods]
+    others = [
+        " ".join([f"- {each.citation}", *([f"*{', '.join(mentions[each.id])}*"] if each.id in mentions else [])])
+        for each in known
+        if each.id not in methods
+    ]
+    return "\n".join(["## Methods", "", *first, "", "## Metrics, data and background", "", *others])
+
+
 def requirements() -> str:
     """The libraries that matter for results: oldest version taken, and version tested."""
     metadata = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
@@ -194,6 +218,7 @@ def generated(page: Path) -> str:
         "masked-sinks": MaskedSinks,
         "test-time-registers": TestTimeRegisters,
     }
+    parts["bibliography"] = partial(bibliography, pages)
     parts |= {f"facts:{name}": partial(facts, name, method) for name, method in pages.items()}
     parts["metrics"] = metric_table
     parts |= {f"metrics:{name}": partial(metric_options, classes) for name, classes in metric_classes().items()}

@@ -53,7 +53,8 @@ def anchors(page):
 
 
 @pytest.fixture
-def generate():
+def generate(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs")
     spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -126,6 +127,20 @@ def test_method_tables_and_pages_cover_every_method():
     for name in (*METHODS, "background-suppression", "libragrad"):
         page = ROOT / "docs" / "methods" / f"{name}.md"
         assert f"<!-- facts:{name}:begin -->" in page.read_text("utf-8")
+
+
+@pytest.mark.parametrize("name", [*METHODS, "background-suppression", "libragrad"])
+def test_every_method_has_a_picture_and_says_when_it_misleads(name):
+    text = (ROOT / "docs" / "methods" / f"{name}.md").read_text("utf-8")
+    assert f"](../images/methods/{name}.png)" in text
+    assert "\n## When it misleads\n" in text
+
+
+def test_every_paper_that_is_named_is_in_the_bibliography(generate):
+    sources = [*(ROOT / "captum_vit").rglob("*.py"), *PAGES]
+    named = set().union(*(generate.named(each.read_text("utf-8")) for each in sources))
+    assert len(named) > 40
+    assert named - set(generate.papers()) == set()
 
 
 def test_every_metric_has_a_page(generate):
