@@ -183,6 +183,17 @@ def every_metric() -> str:
     return _table(["metric", *maps], [[name, *(row.get(each, "") for each in maps)] for name, row in cells.items()])
 
 
+def peer_maps(package: str) -> str:
+    """What ``benchmarks/peer_maps.py`` measured of one package."""
+    with (ROOT / "benchmarks" / "results" / "peer_maps.csv").open(newline="", encoding="utf-8") as file:
+        lines = [line for line in csv.DictReader(file) if line["package"] == package]
+    rows = []
+    for line in lines:
+        theirs = f"`{line['theirs']}`" + ("" if line["version"] == "as it is" else f", {line['version']}")
+        rows.append([theirs, f"`{line['ours']}`", line["difference"]])
+    return _table([package, "here", "largest difference / largest value"], rows)
+
+
 def model_cards() -> str:
     """Size, training and scores of the shipped models, from the cards beside their weights."""
     cards = [json.loads(weight_file(name).with_suffix(".json").read_text(encoding="utf-8")) for name in SCENE_MODELS]
@@ -218,6 +229,9 @@ def generated(page: Path) -> str:
         "masked-sinks": MaskedSinks,
         "test-time-registers": TestTimeRegisters,
     }
+    packages = ("vit-explain", "Transformer-Explainability", "Transformer-MM-Explainability")
+    parts |= {f"peer-maps:{each}": partial(peer_maps, each) for each in packages}
+    parts |= {f"peer-maps:{each}": partial(peer_maps, each) for each in ("pytorch-grad-cam", "legrad_torch", "lxt")}
     parts["bibliography"] = partial(bibliography, pages)
     parts |= {f"facts:{name}": partial(facts, name, method) for name, method in pages.items()}
     parts["metrics"] = metric_table
