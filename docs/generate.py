@@ -194,6 +194,41 @@ def peer_maps(package: str) -> str:
     return _table([package, "here", "largest difference / largest value"], rows)
 
 
+def speed() -> str:
+    """The latest run of ``benchmarks/speed.py`` on a CPU: each package's time and memory beside the forward pass."""
+    run = _latest_run("speed.csv", "cpu")
+    cases: dict[str, dict[str, dict[str, str]]] = {}
+    for line in run:
+        if line["kind"] == "speed" and line["median_s"]:
+            images = "1 image" if line["batch"] == "1" else f"{line['batch']} images"
+            prompts = "1 prompt" if line["prompts"] == "1" else f"{line['prompts']} prompts"
+            case = f"{images} of {line['image_size']} pixels, {prompts}"
+            cases.setdefault(case, {})[line["subject"]] = line
+    peer = next(line["legrad_torch"] for line in run if line["legrad_torch"])
+    rows = [
+        [
+            case,
+            f"{float(found['forward']['median_s']):.2f} s",
+            *(
+                f"{float(found[name]['median_s']):.2f} s, {float(found[name]['peak_mb']):,.0f} MB"
+                if name in found
+                else "one image at a time"
+                for name in ("captum_vit", "legrad_torch")
+            ),
+        ]
+        for case, found in cases.items()
+    ]
+    table = _table([f"LeGrad, {run[0]['model']}", "forward pass", "captum_vit", f"legrad_torch {peer}"], rows)
+    where = f"{run[0]['machine']}, {run[0]['threads']} threads, torch {run[0]['torch']}, {run[0]['dtype']}"
+    return f"{table}\n\nMedian time, and peak memory over the loaded model; {where}. From `make bench`."
+
+
+def _latest_run(name: str, device: str) -> list[dict[str, str]]:
+    with (ROOT / "benchmarks" / "results" / name).open(newline="", encoding="utf-8") as file:
+        lines = [line for line in csv.DictReader(file) if line["device"] == device]
+    return [line for line in lines if line["date"] == lines[-1]["date"]]
+
+
 def model_cards() -> str:
     """Size, training and scores of the shipped models, from the cards beside their weights."""
     cards = [json.loads(weight_file(name).with_suffix(".json").read_text(encoding="utf-8")) for name in SCENE_MODELS]
@@ -221,6 +256,7 @@ def generated(page: Path) -> str:
         "dataset-kinds": dataset_kinds,
         "protocols": protocol_table,
         "requirements": requirements,
+        "speed": speed,
     }
     pages: dict[str, type[ViTAttribution]] = {
         **METHODS,
