@@ -187,11 +187,13 @@ def peer_maps(package: str) -> str:
     """What ``benchmarks/peer_maps.py`` measured of one package."""
     with (ROOT / "benchmarks" / "results" / "peer_maps.csv").open(newline="", encoding="utf-8") as file:
         lines = [line for line in csv.DictReader(file) if line["package"] == package]
-    rows = []
+    calls: dict[tuple[str, str], dict[str, str]] = {}
     for line in lines:
-        theirs = f"`{line['theirs']}`" + ("" if line["version"] == "as it is" else f", {line['version']}")
-        rows.append([theirs, f"`{line['ours']}`", line["difference"]])
-    return _table([package, "here", "largest difference / largest value"], rows)
+        calls.setdefault((f"`{line['theirs']}`", f"`{line['ours']}`"), {})[line["version"]] = line["difference"]
+    repairs = list(dict.fromkeys(line["version"] for line in lines if line["version"] != "as it is"))
+    versions = ["as it is", *repairs]
+    rows = [[*call, *(found.get(version, "") for version in versions)] for call, found in calls.items()]
+    return _table([package, "here", "difference", *(f"{each} there" for each in repairs)], rows)
 
 
 def speed() -> str:

@@ -20,7 +20,7 @@ OUTSIDE = [ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "ben
 
 _log = logging.getLogger("mkdocs.hooks.site")  # a warning makes a strict build fail
 
-_API = re.compile(r"<!-- api: ([\w.]+) -->\n?")
+_API = re.compile(r"<!-- api: (captum_vit\.[\w.]+) -->\n?")
 _FORMULA = re.compile(r'<(?:span|div) class="arithmatex">\s*\\([(\[])(.*?)\\[)\]]\s*</(?:span|div)>', re.DOTALL)
 _OUT_OF_DOCS = re.compile(r"\]\(\.\./((?:\.\./)*(?:CHANGELOG\.md|CONTRIBUTING\.md|benchmarks/))")
 _TABLE = re.compile(r"(\[benchmarks/results/([\w.]+)\]\((?:\.\./)*benchmarks/results/)\)")
