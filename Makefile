@@ -1,11 +1,12 @@
-.PHONY: help check test docs demo pictures bench
+.PHONY: help check test docs site demo pictures bench
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
-check: ## lint, format and types
+check: ## lint, format, spelling and types
 	ruff check .
 	ruff format --check .
+	codespell
 	mypy
 
 test: ## the whole test suite, doctests and the README's code included
@@ -14,13 +15,17 @@ test: ## the whole test suite, doctests and the README's code included
 docs: ## run every code block of the docs
 	pytest tests/test_docs.py
 
+site: ## build the documentation into out/site/; needs pip install -e ".[docs]"
+	mkdocs build --strict
+
 demo: ## run captum-vit demo, and put its figure and its table into the README
 	captum-vit demo -o out/demo
 	cp out/demo/demo.png out/demo/demo.csv docs/images/
 	python docs/generate.py
 
-pictures: ## draw the pictures of the metrics' pages
+pictures: ## draw the pictures of the methods' and the metrics' pages
 	python docs/pictures.py
+	python docs/method_pictures.py
 
 bench: ## measure speed and memory, peers in an environment of their own, into benchmarks/results/
 	python benchmarks/speed.py

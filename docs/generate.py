@@ -12,11 +12,12 @@ import inspect
 import json
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from math import isinf
 from pathlib import Path
 
+from papers import named, named_on, papers
 from torchmetrics import Metric
 
 from captum_vit import (
@@ -71,8 +72,8 @@ def method_table(page: Path) -> str:
     return _table(["method", "what its map shows", "per target", "signed", "cost of a map", "formula from"], rows)
 
 
-def facts(method: type[ViTAttribution]) -> str:
-    """The class attributes of one method, and its options with their defaults."""
+def facts(name: str, method: type[ViTAttribution]) -> str:
+    """The class attributes of one method, its options with their defaults, and its picture."""
     facts_rows = [
         ["class", f"`captum_vit.{method.__name__}`"],
         ["name", method.get_name()],
@@ -81,7 +82,8 @@ def facts(method: type[ViTAttribution]) -> str:
         ["cost of a map", method.passes],
         ["formula from", _linked(method.reference)],
     ]
-    return _table(["fact", "value"], [*facts_rows, ["options", _options(method) or "none"]])
+    table = _table(["fact", "value"], [*facts_rows, ["options", _options(method) or "none"]])
+    return "\n\n".join([table, *_picture(name, method), f"<!-- api: {method.__module__} -->"])
 
 
 def metric_classes() -> dict[str, list[type[Metric]]]:
@@ -123,6 +125,29 @@ def dataset_kinds() -> str:
     return _table(["kind", "dataset"], [[f"`{kind}`", how] for kind, how in KINDS.items()])
 
 
+def bibliography(pages: Mapping[str, type[ViTAttribution]]) -> str:
+    """Every paper: the methods that are made from it first, then those that only pages name."""
+    methods: dict[str, list[str]] = {}
+    for name, method in pages.items():
+        for paper in sorted(named(method.reference)):
+            methods.setdefault(paper, []).append(f"[{method.get_name()}](methods/{name}.md)")
+    mentions: dict[str, list[str]] = {}
+    for page in sorted((ROOT / "docs").rglob("*.md")):
+        if page.parent.name != "methods" and page.name != "bibliography.md":
+            title = page.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
+            link = f"[{title}]({page.relative_to(ROOT / 'docs').as_posix()})"
+            for paper in named_on(page):
+                mentions.setdefault(paper, []).append(link)
+    known = sorted(papers().values(), key=lambda each: (each.fields["author"].split(" and ")[0].split()[-1], each.key))
+    first = [f"- {each.citation} *{', '.join(methods[each.id])}*" for each in known if each.id in methods]
+    others = [
+        " ".join([f"- {each.citation}", *([f"*{', '.join(mentions[each.id])}*"] if each.id in mentions else [])])
+        for each in known
+        if each.id not in methods
+    ]
+    return "\n".join(["## Methods", "", *first, "", "## Metrics, data and background", "", *others])
+
+
 def requirements() -> str:
     """The libraries that matter for results: oldest version taken, and version tested."""
     metadata = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
@@ -158,6 +183,54 @@ def every_metric() -> str:
     return _table(["metric", *maps], [[name, *(row.get(each, "") for each in maps)] for name, row in cells.items()])
 
 
+def peer_maps(package: str) -> str:
+    """What ``benchmarks/peer_maps.py`` measured of one package."""
+    with (ROOT / "benchmarks" / "results" / "peer_maps.csv").open(newline="", encoding="utf-8") as file:
+        lines = [line for line in csv.DictReader(file) if line["package"] == package]
+    calls: dict[tuple[str, str], dict[str, str]] = {}
+    for line in lines:
+        calls.setdefault((f"`{line['theirs']}`", f"`{line['ours']}`"), {})[line["version"]] = line["difference"]
+    repairs = list(dict.fromkeys(line["version"] for line in lines if line["version"] != "as it is"))
+    versions = ["as it is", *repairs]
+    rows = [[*call, *(found.get(version, "") for version in versions)] for call, found in calls.items()]
+    return _table([package, "here", "difference", *(f"{each} there" for each in repairs)], rows)
+
+
+def speed() -> str:
+    """The latest run of ``benchmarks/speed.py`` on a CPU: each package's time and memory beside the forward pass."""
+    run = _latest_run("speed.csv", "cpu")
+    cases: dict[str, dict[str, dict[str, str]]] = {}
+    for line in run:
+        if line["kind"] == "speed" and line["median_s"]:
+            images = "1 image" if line["batch"] == "1" else f"{line['batch']} images"
+            prompts = "1 prompt" if line["prompts"] == "1" else f"{line['prompts']} prompts"
+            case = f"{images} of {line['image_size']} pixels, {prompts}"
+            cases.setdefault(case, {})[line["subject"]] = line
+    peer = next(line["legrad_torch"] for line in run if line["legrad_torch"])
+    rows = [
+        [
+            case,
+            f"{float(found['forward']['median_s']):.2f} s",
+            *(
+                f"{float(found[name]['median_s']):.2f} s, {float(found[name]['peak_mb']):,.0f} MB"
+                if name in found
+                else "one image at a time"
+                for name in ("captum_vit", "legrad_torch")
+            ),
+        ]
+        for case, found in cases.items()
+    ]
+    table = _table([f"LeGrad, {run[0]['model']}", "forward pass", "captum_vit", f"legrad_torch {peer}"], rows)
+    where = f"{run[0]['machine']}, {run[0]['threads']} threads, torch {run[0]['torch']}, {run[0]['dtype']}"
+    return f"{table}\n\nMedian time, and peak memory over the loaded model; {where}. From `make bench`."
+
+
+def _latest_run(name: str, device: str) -> list[dict[str, str]]:
+    with (ROOT / "benchmarks" / "results" / name).open(newline="", encoding="utf-8") as file:
+        lines = [line for line in csv.DictReader(file) if line["device"] == device]
+    return [line for line in lines if line["date"] == lines[-1]["date"]]
+
+
 def model_cards() -> str:
     """Size, training and scores of the shipped models, from the cards beside their weights."""
     cards = [json.loads(weight_file(name).with_suffix(".json").read_text(encoding="utf-8")) for name in SCENE_MODELS]
@@ -185,6 +258,7 @@ def generated(page: Path) -> str:
         "dataset-kinds": dataset_kinds,
         "protocols": protocol_table,
         "requirements": requirements,
+        "speed": speed,
     }
     pages: dict[str, type[ViTAttribution]] = {
         **METHODS,
@@ -193,7 +267,11 @@ def generated(page: Path) -> str:
         "masked-sinks": MaskedSinks,
         "test-time-registers": TestTimeRegisters,
     }
-    parts |= {f"facts:{name}": partial(facts, method) for name, method in pages.items()}
+    packages = ("vit-explain", "Transformer-Explainability", "Transformer-MM-Explainability")
+    parts |= {f"peer-maps:{each}": partial(peer_maps, each) for each in packages}
+    parts |= {f"peer-maps:{each}": partial(peer_maps, each) for each in ("pytorch-grad-cam", "legrad_torch", "lxt")}
+    parts["bibliography"] = partial(bibliography, pages)
+    parts |= {f"facts:{name}": partial(facts, name, method) for name, method in pages.items()}
     parts["metrics"] = metric_table
     parts |= {f"metrics:{name}": partial(metric_options, classes) for name, classes in metric_classes().items()}
     return _PART.sub(lambda found: f"{found[1]}{parts[found[2]]()}\n{found[3]}", page.read_text(encoding="utf-8"))
@@ -202,6 +280,21 @@ def generated(page: Path) -> str:
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def _picture(name: str, method: type[ViTAttribution]) -> list[str]:
+    """What ``docs/method_pictures.py`` drew, and what is to be seen there; nothing where it drew nothing."""
+    if not (ROOT / "docs" / "images" / "methods" / f"{name}.png").exists():
+        return []
+    texts = ["The objects of a scene, on the [models that come with the package](../scenes.md)."]
+    if getattr(method, "class_specific", True):
+        texts.append("What each map was asked for stands above it, and is outlined.")
+    else:
+        texts.append("The maps can't tell which object they were asked for, which is outlined.")
+    if getattr(method, "signed", False) is True:
+        texts.append("Orange speaks for it, purple against it.")
+    alt = f"A scene with two objects, and {method.get_name()} asked about each of them"
+    return [f"![{alt}](../images/methods/{name}.png)", f"*{' '.join(texts)} From `python docs/method_pictures.py`.*"]
 
 
 def _first_line(documented: type) -> str:

@@ -53,7 +53,8 @@ def anchors(page):
 
 
 @pytest.fixture
-def generate():
+def generate(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs")
     spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -74,12 +75,60 @@ def test_python_blocks_run_and_print_what_they_say(page, tmp_path, monkeypatch, 
             assert capsys.readouterr().out.splitlines() == PRINT.findall(code)
 
 
+def check_captum_vit(name, *arguments):
+    typer.main.get_command(app).commands[name].make_context(name, list(arguments))  # parses, and runs nothing
+
+
+def check_make(target):
+    assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
+
+
+def check_pip(command, *arguments):
+    metadata = (ROOT / "pyproject.toml").read_text("utf-8")
+    assert command == "install"
+    for extra in re.findall(r"\[([\w,]+)\]", " ".join(arguments)):
+        assert all(re.search(rf"^{each} = \[", metadata, re.MULTILINE) for each in extra.split(",")), extra
+
+
+def check_script(script, *arguments):
+    source = (ROOT / script).read_text("utf-8")
+    assert [each for each in arguments if each.startswith("--") and f'"{each}"' not in source] == []
+
+
+def check_python(*arguments):
+    if arguments[:2] != ("-m", "venv"):
+        check_script(*arguments)
+
+
+def check_torchrun(processes, number, *arguments):
+    assert processes == "--nproc-per-node"
+    assert number.isdecimal()
+    if arguments[:2] != ("-m", "captum_vit.cli"):
+        check_script(*arguments)
+    elif "..." not in arguments:
+        check_captum_vit(*arguments[2:])
+
+
+COMMANDS = {
+    ".": lambda script: None,
+    "captum-vit": check_captum_vit,
+    "make": check_make,
+    "pip": check_pip,
+    "pytest": lambda *arguments: None,
+    "python": check_python,
+    "python3": check_python,
+    "torchrun": check_torchrun,
+}
+
+
 @pytest.mark.parametrize("page", [each for each in PAGES if blocks(each, "bash")], ids=named)
-def test_commands_have_the_options_that_they_are_given(page):
-    commands = typer.main.get_command(app).commands
+def test_commands_exist_and_have_the_options_that_they_are_given(page):
     for line in "\n".join(blocks(page, "bash")).splitlines():
-        for _, name, *arguments in (shlex.split(each) for each in line.split("&&") if "captum-vit " in each):
-            commands[name].make_context(name, arguments)  # parses, and runs nothing
+        for each in line.split(" #")[0].split("&&"):
+            if words := shlex.split(each):
+                assert words[0] in COMMANDS, f"{named(page)} runs {words[0]!r}, which nothing here checks"
+                if words != ["captum-vit"]:
+                    COMMANDS[words[0]](*words[1:])
 
 
 @pytest.mark.parametrize("page", [each for each in PAGES if blocks(each, "py")], ids=named)
@@ -126,6 +175,20 @@ def test_method_tables_and_pages_cover_every_method():
     for name in (*METHODS, "background-suppression", "libragrad"):
         page = ROOT / "docs" / "methods" / f"{name}.md"
         assert f"<!-- facts:{name}:begin -->" in page.read_text("utf-8")
+
+
+@pytest.mark.parametrize("name", [*METHODS, "background-suppression", "libragrad"])
+def test_every_method_has_a_picture_and_says_when_it_misleads(name):
+    text = (ROOT / "docs" / "methods" / f"{name}.md").read_text("utf-8")
+    assert f"](../images/methods/{name}.png)" in text
+    assert "\n## When it misleads\n" in text
+
+
+def test_every_paper_that_is_named_is_in_the_bibliography(generate):
+    sources = [*(ROOT / "captum_vit").rglob("*.py"), *PAGES]
+    named = set().union(*(generate.named(each.read_text("utf-8")) for each in sources))
+    assert len(named) > 40
+    assert named - set(generate.papers()) == set()
 
 
 def test_every_metric_has_a_page(generate):

@@ -163,7 +163,9 @@ class PromptClassifier(Adapter):
         """Replaces the prompts; methods built on this classifier explain the new ones from their next call.
 
         Raises:
-            As the constructor; the classifier then keeps its old prompts.
+            ValueError: as in the constructor; the classifier then keeps its old prompts.
+            TypeError: the same.
+            RuntimeError: the same.
         """
         names = _checked_prompts(prompts)
         self._set(self.encode(names, self.template), names)

@@ -124,8 +124,7 @@ class TextSpan(ViTAttribution):
             The parts. B·L·h·N·E numbers: about 58 MB an image for a ViT-B/16 of 512 dimensions in float32.
 
         Raises:
-            TypeError: a head that is not linear.
-            As `attribute` otherwise.
+            TypeError: a head that is not linear, and as `attribute` otherwise.
         """
         images = only_tensor(inputs)
         adapter = self.forward_func

@@ -103,7 +103,7 @@ def abpc(
     Raises:
         ValueError: steps outside [1, number of patches], or what `Probe` refuses.
 
-    Source: arXiv 2401.06465 (symmetric relevance gain).
+    Source: arXiv 2401.06654 (symmetric relevance gain).
 
     Example:
         >>> brightness = lambda images: images.sum((1, 2, 3))[:, None]
