@@ -95,7 +95,7 @@ class Browser:
         self._happened.add(name)
         if name == "Runtime.exceptionThrown":
             self.complaints.append(json.dumps(params["exceptionDetails"]))
-        elif name == "Log.entryAdded":
+        elif name == "Log.entryAdded" and params["entry"]["level"] == "error":
             self.complaints.append(params["entry"]["text"])
         return message
 
@@ -116,10 +116,11 @@ class Browser:
         return answer["result"].get("value")
 
     def key(self, name: str, code: int, text: str = "") -> None:
-        """Presses a key and lets go."""
+        """Presses a key and lets go; one that writes has a text."""
         for kind in ("keyDown", "keyUp"):
             given = {"text": text} if text and kind == "keyDown" else {}
-            self.ask("Input.dispatchKeyEvent", type=kind, key=name, code=name, windowsVirtualKeyCode=code, **given)
+            key = text or name
+            self.ask("Input.dispatchKeyEvent", type=kind, key=key, code=name, windowsVirtualKeyCode=code, **given)
 
     def screenshot(self, path: Path, *, whole: bool = False) -> None:
         """A PNG of what is seen, or of the whole page."""

@@ -6,7 +6,6 @@ import base64
 from io import BytesIO
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
 from captum_vit.evaluation import Store
@@ -14,16 +13,22 @@ from captum_vit.evaluation import Store
 __all__ = ["CONFIG", "METHODS", "write_results"]
 
 METHODS = ("legrad", "captum:input-x-gradient")
-INSERTION, POINTING = "insertion(steps=2)", "pointing-game"
+INSERTION, POINTING, DELETION = "insertion(steps=2)", "pointing-game", "deletion(steps=2)"
 CONFIG = {
     "model": "scenes:vit",
     "dataset": "Listed",
     "samples": 4,
     "methods": list(METHODS),
-    "metrics": [INSERTION, POINTING, "deletion(steps=2)"],
+    "metrics": [INSERTION, POINTING, DELETION],
     "seed": 0,
     "versions": {"torch": "2.15.0"},
 }
+
+LEVELS = base64.b64encode(bytes([0, 60, 120, 180, 240, 255])).decode()
+MAPS = (
+    {"grid": [2, 3], "low": 0.0, "high": 3.0, "values": LEVELS},
+    {"grid": [2, 3], "low": -2.0, "high": 1.0, "values": LEVELS},
+)
 
 
 def jpeg(shade: int) -> str:
@@ -37,6 +42,7 @@ def write_results(
     *,
     samples=4,
     done=None,
+    unit=1,
     names="image-{}",
     classes=("cat", "dog"),
     maps=True,
@@ -45,43 +51,35 @@ def write_results(
 ) -> Path:
     """One region per sample, of the classes in turn.
 
-    Insertion grows with the number of the sample, and deletion with it: what is best by one is worst by the other. The
-    second method's score is a tenth of the first's, and it has no map of the second sample. Maps are 2×3: the first
-    method's is highest at the bottom right, the second's has negative values.
+    Insertion and deletion grow with the number of the sample: what is best by one is worst by the other. Methods other
+    than the first score a tenth of it, and the second has no map of the second sample. Maps are 2×3: the first
+    method's is highest at the bottom right, the others' have negative values.
     """
     store = Store(folder)
-    about = {"device": "cpu", "commit": "abc", "unit": 1, "classes": list(classes), "outputs": None, "unsupported": {}}
+    about = {"device": "cpu", "commit": "abc", "unit": unit, "classes": list(classes), "outputs": None}
     store.configure({**CONFIG, "samples": samples, "methods": list(methods), **config}, about)
-    for number in range(samples if done is None else done):
-        name, value = names.format(number), (number + 1) / (samples + 1)
-        records, kept = [], []
-        for k, method in enumerate(methods):
-            record = {"sample": name, "region": 0, "label": number % len(classes), "target": number % len(classes)}
-            record |= {"method": method, "seconds": 0.1, "bytes": None}
-            if k == 1 and number == 1:
-                records.append(record | {"blank": "the map is zero everywhere"})
-                continue
-            score = value / 10 if k else value
-            state = {"total": score, "images": 1, "excluded": 0}
-            curve = state | {"levels": [0.0, score, 2 * score]}
-            hit = {"total": float(number % 2), "images": 1, "excluded": 0}
-            records.append(record | {"scores": {INSERTION: curve, POINTING: hit, "deletion(steps=2)": curve}})
-            values = base64.b64encode(np.array([0, 60, 120, 180, 240, 255], np.uint8).tobytes()).decode()
-            low, high = (-2.0, 1.0) if k else (0.0, 3.0)
-            kept.append(
-                {
-                    "sample": name,
-                    "region": 0,
-                    "method": method,
-                    "grid": [2, 3],
-                    "low": low,
-                    "high": high,
-                    "values": values,
-                }
-            )
-        picture = {"sample": name, "size": [30, 40], "image": jpeg(60 * number % 256)}
-        mask = {"sample": name, "region": 0, "size": [30, 40], "mask": [410, 20, 20, 20, 730]}
+    done = samples if done is None else done
+    for number in range(-(-done // unit)):
+        results, kept = [], []
+        for each in range(number * unit, min(done, (number + 1) * unit)):
+            name = names.format(each)
+            kept.append({"sample": name, "size": [30, 40], "image": jpeg(60 * each % 256)})
+            kept.append({"sample": name, "region": 0, "size": [30, 40], "mask": [410, 20, 20, 20, 730]})
+            label = each % len(classes)
+            for k, method in enumerate(methods):
+                record = {"sample": name, "region": 0, "label": label, "target": label, "method": method}
+                record |= {"seconds": 0.1, "bytes": None}
+                if k == each == 1:
+                    results.append(record | {"blank": "the map is zero everywhere"})
+                    continue
+                results.append(record | {"scores": scores((each + 1) / (samples + 1) / (10 if k else 1), each % 2)})
+                kept.append({"sample": name, "region": 0, "method": method, **MAPS[min(k, 1)]})
         if maps:
-            store.append(0, number, [picture, mask, *kept], "maps")
-        store.append(0, number, records)
+            store.append(0, number, kept, "maps")
+        store.append(0, number, results)
     return folder
+
+
+def scores(value: float, hit: int):
+    curve = {"total": value, "images": 1, "excluded": 0, "levels": [0.0, value, 2 * value]}
+    return {INSERTION: curve, POINTING: {"total": float(hit), "images": 1, "excluded": 0}, DELETION: curve}

@@ -66,17 +66,18 @@ def kept_records(asked: Sequence[Asked], made: Sequence[Made], subject: Subject)
     grid, covered = GRID, (height, width)
     if isinstance(subject.model, Adapter):
         grid, covered = subject.model.grid(height, width), subject.model.covered(height, width)
+    maps = {(id(each.asked), each.method): each.map for each in made if isinstance(each.map, Tensor)}
     records: list[Record] = []
     for each in asked:
-        name = {"sample": each.sample}
+        name: Record = {"sample": each.sample}
         if each.number == 0:
             records.append(name | _picture(each.image, subject, covered))
+        name |= {"region": each.number}
         if each.region.mask is not None:
-            records.append(name | {"region": each.number} | _mask(each.region.mask, covered))
-    for one in made:
-        if isinstance(one.map, Tensor):
-            name = {"sample": one.asked.sample}
-            records.append(name | {"region": one.asked.number, "method": one.method} | _map(one.map, grid, covered))
+            records.append(name | _mask(each.region.mask, covered))
+        for (region, method), values in maps.items():
+            if region == id(each):
+                records.append(name | {"method": method} | _map(values, grid, covered))
     return records
 
 

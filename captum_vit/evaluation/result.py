@@ -131,8 +131,7 @@ class Result:
             row = {name: record[name] for name in ("sample", "region", "label", "target", "method")}
             row["blank"] = record.get("blank")
             for name, state in record.get("scores", {}).items():
-                sums = {key: values.sum(0) for key, values in _unpacked([state], self.metrics[name]).items()}
-                row |= {_title(name, key): value for key, value in _computed(self.metrics[name], sums).items()}
+                row |= {_title(name, key): value for key, value in _alone(self.metrics[name], state).items()}
             rows.append(row)
         return DataFrame(rows)
 
@@ -248,6 +247,13 @@ def _drawn(metric: Metric, states: Mapping[str, Tensor]) -> dict[str, NDArray[np
     resamples = len(next(iter(states.values())))
     values = [_computed(metric, {name: each[draw] for name, each in states.items()}) for draw in range(resamples)]
     return {key: np.array([each[key] for each in values]) for key in values[0]}
+
+
+def _alone(metric: Metric, state: Mapping[str, Any]) -> dict[str, float]:
+    """What the metric makes of one map, by name."""
+    if type(metric).compute is ImageMean.compute:  # a quotient, for which nothing has to be built
+        return {"": state["total"] / state["images"] if state["images"] else np.nan}
+    return _computed(metric, {key: values.sum(0) for key, values in _unpacked([state], metric).items()})
 
 
 def _title(metric: str, key: str) -> str:

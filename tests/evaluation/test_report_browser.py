@@ -6,11 +6,14 @@ import time
 
 import numpy as np
 import pytest
+import torch
 from browser import CHROMIUM, Browser
 from PIL import Image
 from report_folders import METHODS, write_results
+from torch.nn.functional import interpolate
 
 from captum_vit.evaluation import write_report
+from captum_vit.viz import colour
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium, such as Debian's package chromium")
 
@@ -41,7 +44,7 @@ def choose(page, name, value):
 
 
 def samples(page):
-    return [each.split(",")[0] for each in texts(page, "#cards p:first-of-type")]
+    return [each.split(",")[0] for each in texts(page, "#cards > li > p")]
 
 
 def painted(page):
@@ -80,15 +83,10 @@ def test_maps_have_the_colours_of_their_kind(page):
 def test_a_map_is_upsampled_as_the_methods_do_it(page):
     """Against a scale of the values themselves: six patches, 2×3, on 30×40 pixels."""
     painted(page)
-    import torch
-    from torch.nn.functional import interpolate
-
     values = torch.tensor([[0, 60, 120], [180, 240, 255]]).double()[None, None] / 255
     full = interpolate(values, size=(30, 40), mode="bilinear", align_corners=False)[0, 0].numpy()
     data = "document.querySelectorAll('#cards canvas')[0].getContext('2d').getImageData(0, 0, 40, 30).data"
     drawn = np.array(page.run(f"[...{data}]")).reshape(30, 40, 4)[..., :3]
-    from captum_vit.viz import colour
-
     ramp = (colour(np.linspace(0, 1, 64)[None])[0] * 255).round()
     assert np.abs(drawn - ramp[np.round(full * 63).astype(int)]).max() <= 6  # a half shade
 
@@ -157,7 +155,7 @@ def test_markup_in_names_does_nothing(browser, tmp_path):
     browser.open(write_report(folder))
     assert browser.run("document.title") == f"{EVIL} on Listed: captum_vit report"
     assert texts(browser, "#cards h3")[0] == EVIL
-    assert texts(browser, "#cards p:first-of-type")[0] == f"{EVIL}0"
+    assert texts(browser, "#cards > li > p")[0] == f"{EVIL}0"
     assert texts(browser, "#cards figcaption")[1] == f"{EVIL}: 0.2"
     assert browser.run("document.scripts.length") == 2
     assert browser.complaints == []
@@ -197,15 +195,15 @@ def test_nothing_is_wider_than_a_narrow_window_and_text_stands_out(browser, tmp_
 
 
 def test_two_thousand_images_stay_responsive(browser, tmp_path):
-    path = write_report(write_results(tmp_path, samples=2000, methods=[*METHODS, "random", "gem", "lrp"]))
+    path = write_report(write_results(tmp_path, samples=2000, unit=500, methods=[*METHODS, "random", "gem"]))
     began = time.perf_counter()
     browser.open(path)
     assert texts(browser, "#count") == ["2000 of 2000 cases, page 1 of 84"]
     assert time.perf_counter() - began < 10
-    took = "(() => {{ const began = performance.now(); {}; document.body.offsetHeight; return performance.now() - began; }})()"
-    change = "const it = document.getElementById('{}'); it.value = '{}'; it.dispatchEvent(new Event('input', {{ bubbles: true }}))"
-    for control in (("class", "1"), ("order", "1"), ("find", "99")):
-        assert browser.run(took.format(change.format(*control))) < 1000
+    for control, value in (("class", "1"), ("order", "1"), ("find", "99")):
+        browser.run("window.began = performance.now()")
+        choose(browser, control, value)
+        assert browser.run("document.body.offsetHeight && performance.now() - window.began") < 1000
     assert browser.run("document.querySelectorAll('#cards li').length") == 24
     browser.run("document.getElementById('next').click()")
     assert browser.run("document.getElementById('cards').start") == 25
