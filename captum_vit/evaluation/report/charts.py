@@ -9,7 +9,7 @@ from math import ceil, floor, isfinite, log10
 
 __all__ = ["Line", "chart"]
 
-_WIDTH, _HEIGHT = 640, 300
+_WIDTH, _HEIGHT = 480, 260
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 12, 12, 44
 _COLOURS, _DASHES = 7, ("", "6 3", "2 3", "8 3 2 3", "1 4")
 
@@ -34,7 +34,7 @@ class Line:
 def chart(lines: Mapping[str, Line], *, title: str, x: str, y: str) -> str:
     """A figure with a caption, a legend, and the numbers as a table that can be opened.
 
-    Lines are told apart by colour and, where there are more than seven, by dashes. Points that are not finite are left
+    Lines are told apart by colour and dashes: 7 × 5 pairs before one comes again. Points that are not finite are left
     out.
 
     Args:
@@ -83,7 +83,7 @@ def _y(value: float, ticks: Sequence[float]) -> float:
 
 
 def _style(number: int) -> str:
-    dash = _DASHES[number // _COLOURS % len(_DASHES)]
+    dash = _DASHES[number % len(_DASHES)]
     return f'class="line c{number % _COLOURS}"' + (f' stroke-dasharray="{dash}"' if dash else "")
 
 

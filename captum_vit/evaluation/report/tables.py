@@ -43,9 +43,14 @@ def means(result: Result) -> str:
         cost = [f"{costs.loc[method, 'milliseconds']:.1f}", _number(costs.loc[method, "peak_mb"], ".0f")]
         scores = [_score(each, best[each["metric"]]) for each in mine]
         rows.append([escape(method), *scores, *(f"<td>{each}</td>" for each in (*counts, *cost))])
-    head = [escape(name) + _DIRECTION[result.higher_is_better(name)] for name in names]
+    head = [_breakable(name) + _DIRECTION[result.higher_is_better(name)] for name in names]
     rest = ["maps", "blank maps", "without a value", "ms per map", "peak MB"]
     return table("Scores of the methods, with 95 % intervals", ["method", *head, *rest], rows)
+
+
+def _breakable(name: str) -> str:
+    """A name that may go on in another line after a bracket, a line or a sign."""
+    return "".join(f"{escape(each)}<wbr>" if each in "(_=" else escape(each) for each in name)
 
 
 def _best(values: Any, better: bool | None) -> float | None:
