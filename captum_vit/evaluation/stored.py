@@ -54,7 +54,7 @@ def stored(folder: str | Path) -> Stored:
     """Reads a folder that `evaluate` wrote; a run that has not ended is read as far as it came.
 
     Raises:
-        NoResultsError: no such folder, one of something else, or one in which nothing is finished yet.
+        NoResultsError: no such folder, one of something else, or one without a map.
     """
     folder = Path(folder)
     _check(folder)
@@ -70,7 +70,13 @@ def stored(folder: str | Path) -> Stored:
             f"{folder} holds no result yet: no unit of {found.about['unit']} samples is finished. "
             "The command that began it goes on where it stopped."
         )
+    if not any("method" in each for each in found.result.records):
+        raise NoResultsError(f"{folder} holds no map: all {found.done} samples were skipped. {_reasons(found.result)}")
     return found
+
+
+def _reasons(result: Result) -> str:
+    return "; ".join(f"{name}: {reason}" for name, reason in list(result.skipped.items())[:3])
 
 
 def _read(store: Store) -> Stored:

@@ -266,3 +266,31 @@ def test_style_and_script_are_shipped():
     root = captum_vit.__path__[0]
     files = {each.distribution_path for each in WheelBuilder(f"{root}/..").recurse_included_files()}
     assert {f"captum_vit/evaluation/report/assets/report.{kind}" for kind in ("css", "js")} <= files
+
+
+def test_a_folder_in_which_every_sample_was_skipped(tmp_path):
+    write_results(tmp_path, samples=2, done=0)
+    for number in range(2):
+        Store(tmp_path).append(0, number, [{"sample": f"image-{number}", "skipped": "cut off"}])
+    with pytest.raises(
+        NoResultsError, match=r"holds no map: all 2 samples were skipped\. image-0: cut off; image-1: c"
+    ):
+        write_report(tmp_path)
+
+
+def test_a_method_whose_maps_are_all_blank(tmp_path):
+    store = Store(write_results(tmp_path, samples=1, done=0))
+    record = {"sample": "a", "region": 0, "label": 0, "target": 0, "method": "legrad", "seconds": 1.0, "bytes": None}
+    store.append(0, 0, [record | {"blank": "zero"}])
+    page = read(tmp_path)
+    assert page.rows[1] == ["legrad", "–", "–", "–", "0", "1", "0", "1000.0", "–"]
+    assert page.data["cases"][0]["maps"][0]["blank"] == "zero"
+    assert ["legrad", "–", "–", "–"] in page.rows  # the numbers of a curve
+
+
+def test_a_map_that_was_kept_with_too_few_values_is_refused(tmp_path):
+    write_results(tmp_path)
+    path = tmp_path / "maps-00000.jsonl"
+    path.write_text(path.read_text("utf-8").replace('"grid": [2, 3]', '"grid": [4, 3]', 1), "utf-8")
+    with pytest.raises(NoResultsError, match="the map of legrad on image-0 that was kept must have 12 values, got 6"):
+        write_report(tmp_path)

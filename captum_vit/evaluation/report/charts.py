@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from math import ceil, floor, isfinite, log10
+from math import ceil, floor, isfinite, log10, nan
 
 __all__ = ["Line", "chart"]
 
@@ -122,7 +122,8 @@ def _numbers(lines: Mapping[str, Line], title: str, x: str) -> str:
     rows = []
     for name, each in lines.items():
         at = dict(zip(each.x, each.y, strict=True))
-        cells = "".join(f"<td>{at[value]:.3g}</td>" if value in at else "<td></td>" for value in columns)
+        found = (at.get(value, nan) for value in columns)
+        cells = "".join(f"<td>{value:.3g}</td>" if isfinite(value) else "<td>–</td>" for value in found)
         rows.append(f'<tr><th scope="row">{escape(name)}</th>{cells}</tr>')
     label = escape(f"{title}: numbers")
     return (

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
-from math import isfinite
+from math import isfinite, prod
 from typing import Any
 
 import numpy as np
 
 from captum_vit.evaluation.store import Record
-from captum_vit.evaluation.stored import Stored
+from captum_vit.evaluation.stored import NoResultsError, Stored
 from captum_vit.viz import colour
 
 __all__ = ["gallery"]
@@ -67,17 +68,18 @@ def _kept(
     """Images by sample, masks by region, maps by region and method."""
     images = {each["sample"]: {name: each[name] for name in ("size", "image")} for each in records if "image" in each}
     masks = {(each["sample"], each["region"]): each["mask"] for each in records if "mask" in each}
-    maps = {
-        (each["sample"], each["region"], each["method"]): {
-            "grid": each["grid"],
-            "low": _rounded(each["low"]),
-            "high": _rounded(each["high"]),
-            "values": each["values"],
-        }
-        for each in records
-        if "values" in each
-    }
+    maps = {(each["sample"], each["region"], each["method"]): _map(each) for each in records if "values" in each}
     return images, masks, maps
+
+
+def _map(record: Record) -> Record:
+    """The map of a record, if it has as many values as its grid."""
+    wanted, found = prod(record["grid"]), len(base64.b64decode(record["values"]))
+    if found != wanted:
+        name = f"{record['method']} on {record['sample']}"
+        raise NoResultsError(f"the map of {name} that was kept must have {wanted} values, got {found}.")
+    ends = {name: _rounded(record[name]) for name in ("low", "high")}
+    return {"grid": record["grid"], "values": record["values"], **ends}
 
 
 def _names(row: dict[str, Any], found: Stored) -> tuple[str, str | None]:
