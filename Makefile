@@ -23,9 +23,10 @@ demo: ## run captum-vit demo, and put its figure and its table into the README
 	cp out/demo/demo.png out/demo/demo.csv docs/images/
 	python docs/generate.py
 
-pictures: ## draw the pictures of the methods' and the metrics' pages
+pictures: ## draw the pictures of the docs: methods, metrics, report
 	python docs/pictures.py
 	python docs/method_pictures.py
+	python docs/report_picture.py
 
 bench: ## measure speed and memory, peers in an environment of their own, into benchmarks/results/
 	python benchmarks/speed.py

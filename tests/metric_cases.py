@@ -9,6 +9,25 @@ VOID = torch.tensor([[[0, -1], [1, 1]]])
 M4 = torch.tensor([[[0.0, 1, 2, 3], [0, 4, 8, 2], [0, 5, 6, 1], [0, 0, 1, 1]]])
 L4 = torch.tensor([[[0, 0, 0, 0], [0, 1, 1, 0], [0, 1, 1, 1], [0, 0, 0, 0]]])
 
+CHEAP = {
+    "abpc": "steps=3, patch='grid'",
+    "aopc": "steps=3, patch='grid'",
+    "deletion": "steps=3, patch='grid'",
+    "faithfulness-correlation": "runs=4, subset=20, patch='grid'",
+    "infidelity": "samples=4, patch='grid'",
+    "insertion": "steps=3, patch='grid'",
+    "negative-perturbation": "fractions=(0, 0.5), patch='grid'",
+    "positive-perturbation": "fractions=(0, 0.5), patch='grid'",
+    "road-combined": "fractions=(0.5,), patch='grid'",
+    "road-lerf": "fractions=(0.5,), patch='grid'",
+    "road-morf": "fractions=(0.5,), patch='grid'",
+    "saco": "groups=3, patch='grid'",
+    "segmentation": "preset='chefer'",
+    "sensitivity-max": "samples=2",
+    "top-k-inside": "k=40",
+}
+"""Options with which metrics of an evaluation are quick, by name."""
+
 
 def random_case(seed, batch=6, size=(9, 11), *, void=False, ties=True):
     """Maps (float64, with ties) and masks that hold both classes, and void pixels where asked for."""

@@ -1,4 +1,4 @@
-"""The command line, ``captum-vit``: a demo, explain images, evaluate and list methods, examine a model.
+"""The command line, ``captum-vit``: a demo, explain images, evaluate methods and report it, list them, examine a model.
 
 Model libraries and PyTorch are imported inside the commands, so that ``captum-vit --help`` answers at once.
 """
@@ -16,6 +16,7 @@ from captum_vit.cli.doctor import doctor
 from captum_vit.cli.evaluate import evaluate
 from captum_vit.cli.explain import explain
 from captum_vit.cli.methods import list_methods
+from captum_vit.cli.report import report
 
 __all__ = ["app", "main"]
 
@@ -28,6 +29,7 @@ app = typer.Typer(
 app.command()(demo)
 app.command()(explain)
 app.command()(evaluate)
+app.command()(report)
 app.command("list")(list_methods)
 app.command()(doctor)
 

@@ -77,6 +77,14 @@ def evaluate(
     layers: Annotated[
         bool, typer.Option("--layers", help="Write also how the explanation is spread over the model's blocks.")
     ] = False,
+    keep_maps: Annotated[
+        bool,
+        typer.Option(
+            "--keep-maps",
+            help='Keep small images and maps for the gallery of "captum-vit report"; what is measured already is not '
+            "measured again.",
+        ),
+    ] = False,
     limit: Annotated[int | None, typer.Option(help="The first so many samples only.")] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Local weights: .safetensors, .pth.")] = None,
     untrained: Annotated[bool, typer.Option("--untrained", help="Take random weights; nothing is downloaded.")] = False,
@@ -120,6 +128,8 @@ def evaluate(
         if protocol is not None:
             if method or metric or prompts or template or layers:
                 refuse("fixes methods, metrics and prompts; what the paper leaves open is a --choice.", "--protocol")
+            if keep_maps:
+                refuse("can't go together with --protocol.", "--keep-maps")
             given = None if model is None else load(model, weights, checkpoint, side, seed)
             evaluation.run_table(protocol, dataset or ["scenes"], given, choice or [], folder, device=device, **shared)
             return
@@ -137,6 +147,7 @@ def evaluate(
             metrics=evaluation.metric_specs(metric, samples, subject),
             folder=folder,
             target=target,
+            keep_maps=keep_maps,
             description={"data": (dataset or ["scenes"])[0], "prompts": evaluation.prompts_of(subject)},
             **shared,
         )

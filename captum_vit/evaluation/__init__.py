@@ -6,9 +6,11 @@ from captum_vit.evaluation.explainers import Explainer, UnsupportedMethodError, 
 from captum_vit.evaluation.gamma import GammaChoice, choose_gamma
 from captum_vit.evaluation.layers import layer_distribution, write_layers
 from captum_vit.evaluation.measures import MEASURES, Measure, MissingAnnotationError, measure_of
+from captum_vit.evaluation.report import write_report
 from captum_vit.evaluation.result import Result
 from captum_vit.evaluation.runner import evaluate
 from captum_vit.evaluation.store import ChangedConfigurationError, Store
+from captum_vit.evaluation.stored import NoResultsError, Stored, stored
 from captum_vit.evaluation.subject import Subject, subject_of
 
 __all__ = [
@@ -20,8 +22,10 @@ __all__ = [
     "LayerDistribution",
     "Measure",
     "MissingAnnotationError",
+    "NoResultsError",
     "Result",
     "Store",
+    "Stored",
     "Subject",
     "UnsupportedMethodError",
     "choose_gamma",
@@ -30,6 +34,8 @@ __all__ = [
     "explainer_of",
     "layer_distribution",
     "measure_of",
+    "stored",
     "subject_of",
     "write_layers",
+    "write_report",
 ]

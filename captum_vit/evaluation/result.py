@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from torchmetrics import Metric
 from captum_vit.evaluation.bootstrap import drawn_counts, interval, sums_by_sample
 from captum_vit.evaluation.store import Record
 from captum_vit.metrics.base import ImageMean
+from captum_vit.metrics.model_metric import CurveMetric
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -93,6 +95,28 @@ class Result:
             rows.append({"method": method, "maps": len(records), "milliseconds": 1000 * seconds, "peak_mb": peak})
         return DataFrame(rows)
 
+    def curves(self) -> DataFrame:
+        """The mean curves of the metrics that follow the model while the image changes step by step.
+
+        Returns:
+            Columns ``metric``, ``method``, ``fraction`` of the image that is changed, to within a patch, and ``value``,
+            the mean over the maps that count. No rows where there is no such metric.
+        """
+        from pandas import DataFrame
+
+        columns: dict[str, list[Any]] = {"metric": [], "method": [], "fraction": [], "value": []}
+        for name, metric in self.metrics.items():
+            if not isinstance(metric, CurveMetric):
+                continue
+            for method, records in self._by_method().items():
+                states = _unpacked([each["scores"][name] for each in records if name in each.get("scores", {})], metric)
+                values = (states["levels"].sum(0) / states["images"].sum()).tolist()
+                columns["metric"] += [name] * len(values)
+                columns["method"] += [method] * len(values)
+                columns["fraction"] += metric.fractions
+                columns["value"] += values
+        return DataFrame(columns)
+
     def per_map(self) -> DataFrame:
         """One row per map: sample, region, label, target, method, why it is blank, and every score of this map alone.
 
@@ -107,8 +131,7 @@ class Result:
             row = {name: record[name] for name in ("sample", "region", "label", "target", "method")}
             row["blank"] = record.get("blank")
             for name, state in record.get("scores", {}).items():
-                sums = {key: values.sum(0) for key, values in _unpacked([state], self.metrics[name]).items()}
-                row |= {_title(name, key): value for key, value in _computed(self.metrics[name], sums).items()}
+                row |= {_title(name, key): value for key, value in _alone(self.metrics[name], state).items()}
             rows.append(row)
         return DataFrame(rows)
 
@@ -149,10 +172,14 @@ class Result:
         names = [f"[{number}] {title} {self._arrow(title)}" for number, title in enumerate(wide.columns, 1)]
         return "\n".join([*rows, "", *map(str.rstrip, names)])
 
+    def higher_is_better(self, score: str) -> bool | None:
+        """Whether more of a score of the table is better; None where its metric does not say."""
+        named = (metric for name, metric in self.metrics.items() if f"{score} ".startswith(f"{name} "))
+        better: bool | None = next(named).higher_is_better
+        return better
+
     def _arrow(self, title: str) -> str:
-        """Whether more is better, as far as the metric says so."""
-        named = (metric for name, metric in self.metrics.items() if f"{title} ".startswith(f"{name} "))
-        return {True: "↑", False: "↓", None: ""}[next(named).higher_is_better]
+        return {True: "↑", False: "↓", None: ""}[self.higher_is_better(title)]
 
     def latex(self, *, digits: int = 3, **options: Any) -> str:
         """The table of `wide` for LaTeX, with rules of the package booktabs."""
@@ -222,6 +249,13 @@ def _drawn(metric: Metric, states: Mapping[str, Tensor]) -> dict[str, NDArray[np
     return {key: np.array([each[key] for each in values]) for key in values[0]}
 
 
+def _alone(metric: Metric, state: Mapping[str, Any]) -> dict[str, float]:
+    """What the metric makes of one map, by name."""
+    if type(metric).compute is ImageMean.compute:  # a quotient, for which nothing has to be built
+        return {"": state["total"] / state["images"] if state["images"] else np.nan}
+    return _computed(metric, {key: values.sum(0) for key, values in _unpacked([state], metric).items()})
+
+
 def _title(metric: str, key: str) -> str:
     return f"{metric} {key}" if key else metric
 
@@ -238,7 +272,7 @@ def _unpacked(states: Sequence[Mapping[str, Any]], metric: Metric) -> dict[str, 
 
 def _tensor(value: Any, like: Tensor) -> Tensor:
     if isinstance(value, dict):
-        flat = torch.zeros(like.numel(), dtype=like.dtype)
+        flat = torch.zeros(prod(value["shape"]), dtype=like.dtype)
         flat[torch.tensor(value["at"], dtype=torch.long)] = torch.tensor(value["values"], dtype=like.dtype)
         return flat.view(value["shape"])
     return torch.tensor(value, dtype=like.dtype)

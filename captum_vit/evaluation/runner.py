@@ -18,8 +18,10 @@ import torch.distributed as dist
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from captum_vit.adapters import PromptClassifier
 from captum_vit.data import Sample
 from captum_vit.evaluation.explainers import Explainer, UnsupportedMethodError, explainer_of, tried
+from captum_vit.evaluation.kept import KeepingBatcher, kept_records
 from captum_vit.evaluation.measures import Measure, measure_of
 from captum_vit.evaluation.memory import batch_under, peak_memory
 from captum_vit.evaluation.reading import Reading, Units, checked_length
@@ -54,6 +56,7 @@ def evaluate(
     workers: int = 0,
     precision: Precision = "float32",
     seed: int = 0,
+    keep_maps: bool = False,
     description: dict[str, Any] | None = None,
     progress: bool = True,
 ) -> Result:
@@ -78,6 +81,8 @@ def evaluate(
         workers: processes that read samples ahead.
         precision: of the model's forward and backward passes (autocast).
         seed: of methods that draw random numbers.
+        keep_maps: whether small images, masks and maps are kept in the folder too, for the report's gallery. In a
+            folder whose scores are there already, they are made without measuring anything again.
         description: what else decides the numbers, such as the dataset's folder and split; kept with the results, and
             must not change in a folder.
         progress: whether a bar is shown on stderr.
@@ -88,13 +93,15 @@ def evaluate(
     Raises:
         ValueError: an unknown name, an option that does not exist, no method that can explain the model, a class of the
             dataset that the model does not have, a metric that needs what the dataset does not know, a folder with the
-            results of another configuration, a limit that one map exceeds.
+            results of another configuration, maps to be kept without a folder, a limit that one map exceeds.
         OSError: results that can't be written.
     """
     length = checked_length(dataset, limit)
+    if keep_maps and folder is None:
+        raise ValueError("folder must be given to keep maps there, got None.")
     if batch_size is None:
         batch_size = _BATCH if memory_limit is None else _MOST
-    batcher = Batcher(batch_size)
+    batcher = KeepingBatcher(batch_size) if keep_maps else Batcher(batch_size)
     targets = Targets(subject, dataset, target)
     measures = _measures(metrics, subject, dataset)
     rank, processes = _joined()
@@ -122,21 +129,37 @@ def evaluate(
     with _temporary(folder) as path:
         store = Store(path)
         about = {"device": str(subject.device), "processes": processes, "commit": _commit(), "unit": batch_size}
+        about |= {
+            "unsupported": unsupported,
+            "classes": list(getattr(dataset, "classes", ())),
+            "outputs": _names(subject),
+        }
         units = Units(length, store.configure(config, about)["unit"])
-        done = store.units()
+        done = set(store.units())
+        kept = set(store.units("maps")) if keep_maps else done
         _wait()  # all have seen the same units before anyone writes one
-        left = [unit for unit in range(len(units)) if unit not in done]
+        left = [unit for unit in range(len(units)) if unit not in done & kept]
         reading = Reading(dataset, units, left[rank::processes])
         with _bar(units, left, progress and rank == 0) as bar:
             for unit, samples, skipped in DataLoader(reading, batch_size=None, num_workers=workers):
                 with autocast():
-                    records = scored(asked_of(samples, subject, targets), explainers, measures, batcher)
-                store.append(rank, unit, [*records, *skipped])
+                    asked = asked_of(samples, subject, targets)
+                    records = scored(asked, explainers, {} if unit in done else measures, batcher)
+                if isinstance(batcher, KeepingBatcher):
+                    store.append(rank, unit, kept_records(asked, batcher.taken(), subject), "maps")
+                if unit not in done:
+                    store.append(rank, unit, [*records, *skipped])
                 bar.update(min(processes * units.size, length - bar.n))
         _wait()
         result = Result(store.records(), {name: each.empty for name, each in measures.items()}, unsupported)
         _wait()  # nobody takes a temporary folder away before all have read
     return result
+
+
+def _names(subject: Subject) -> list[str] | None:
+    """What the model's outputs are called, where that is known."""
+    named = subject.model.prompts if isinstance(subject.model, PromptClassifier) else subject.class_names
+    return None if named is None else list(named)
 
 
 def _measures(metrics: Sequence[str], subject: Subject, dataset: Dataset[Sample]) -> dict[str, Measure]:

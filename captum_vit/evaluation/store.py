@@ -1,8 +1,9 @@
 """Results on disk: appended as the run goes, so that a killed run goes on where it stopped.
 
-A folder holds ``config.json``, which says what is evaluated, and a file of JSON lines per process. The unit of work is
-a few samples that follow each other; its lines are written at once, the last of them saying that the unit is whole.
-Lines of a unit without that last line are ignored, so that nothing is counted twice and nothing half.
+A folder holds ``config.json``, which says what is evaluated, and a file of JSON lines per process: ``results`` with the
+scores and, where they are kept, ``maps`` to be looked at. The unit of work is a few samples that follow each other; its
+lines are written at once, the last of them saying that the unit is whole. Lines of a unit without that last line are
+ignored, so that nothing is counted twice and nothing half.
 """
 
 from __future__ import annotations
@@ -12,9 +13,12 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
-__all__ = ["ChangedConfigurationError", "Record", "Store"]
+__all__ = ["ChangedConfigurationError", "Kind", "Record", "Store"]
+
+Kind: TypeAlias = Literal["results", "maps"]
+"""What a file of records holds."""
 
 Record: TypeAlias = dict[str, Any]
 """One line: a map with its scores, or a sample that was skipped."""
@@ -64,7 +68,7 @@ class Store:
                     f"{self.folder} holds results with {name} {found.get(name)!r}, got {wanted.get(name)!r}. "
                     "Choose another folder, or the same configuration to go on."
                 )
-        return self._read("about")
+        return self.about
 
     @property
     def config(self) -> dict[str, Any]:
@@ -75,7 +79,12 @@ class Store:
         found: dict[str, Any] = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))[part]
         return found
 
-    def append(self, rank: int, unit: int, records: Sequence[Record]) -> None:
+    @property
+    def about(self) -> dict[str, Any]:
+        """Device, commit and the like, of the first run in this folder."""
+        return self._read("about")
+
+    def append(self, rank: int, unit: int, records: Sequence[Record], kind: Kind = "results") -> None:
         """Writes the records of one unit, durably.
 
         Raises:
@@ -83,7 +92,7 @@ class Store:
         """
         lines = [json.dumps({"unit": unit, **_jsonable(each)}, ensure_ascii=False) for each in records]
         lines.append(json.dumps({"unit": unit, "whole": len(records)}))
-        path = self.folder / f"results-{rank:05d}.jsonl"
+        path = self.folder / f"{kind}-{rank:05d}.jsonl"
         with path.open("a", encoding="utf-8") as file:
             if file.tell() and not _ends_whole(path):
                 file.write("\n")  # the last run was killed within a line
@@ -91,10 +100,10 @@ class Store:
             file.flush()
             os.fsync(file.fileno())
 
-    def units(self) -> dict[int, list[Record]]:
+    def units(self, kind: Kind = "results") -> dict[int, list[Record]]:
         """The records of every whole unit, by its number."""
         units: dict[int, list[Record]] = {}
-        for path in sorted(self.folder.glob("results-*.jsonl")):
+        for path in sorted(self.folder.glob(f"{kind}-*.jsonl")):
             pending: dict[int, list[Record]] = {}
             for line in _lines(path):
                 unit = line.pop("unit")
@@ -106,9 +115,9 @@ class Store:
                     units[unit] = records[len(records) - line["whole"] :]  # what came before is of a killed run
         return units
 
-    def records(self) -> list[Record]:
+    def records(self, kind: Kind = "results") -> list[Record]:
         """All records in the order of the dataset."""
-        return [record for _, records in sorted(self.units().items()) for record in records]
+        return [record for _, records in sorted(self.units(kind).items()) for record in records]
 
 
 def _lines(path: Path) -> Iterator[Record]:

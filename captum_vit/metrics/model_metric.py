@@ -60,6 +60,12 @@ class CurveMetric(ModelMetric):
         super().add_rows(rows[:, 0])
         self.levels += rows[~rows[:, 0].isnan(), 1:].double().sum(0)
 
+    @property
+    def fractions(self) -> list[float]:
+        """S shares of the image that are changed at the points of a curve; even steps to within a patch."""
+        given = self._values.keywords.get("fractions")
+        return torch.linspace(0, 1, len(self.levels)).tolist() if given is None else [float(each) for each in given]
+
     def mean_curve(self) -> Tensor:
         """(S,) the mean over this process's images; over those of all of them inside ``sync_context()``."""
         return self.levels / self.images

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from metric_cases import CHEAP
 from torch.utils.data import Dataset
 
 from captum_vit import AttentionRollout, BlankMapError, LeGrad, metrics
@@ -22,23 +23,6 @@ from captum_vit.zoo import load_model
 
 METHODS = ["legrad", "attention-rollout", "random"]
 NAMES = ["pointing-game(tolerance=4)", "energy-inside", "segmentation(preset='legrad')"]
-CHEAP = {
-    "abpc": "steps=3, patch='grid'",
-    "aopc": "steps=3, patch='grid'",
-    "deletion": "steps=3, patch='grid'",
-    "faithfulness-correlation": "runs=4, subset=20, patch='grid'",
-    "infidelity": "samples=4, patch='grid'",
-    "insertion": "steps=3, patch='grid'",
-    "negative-perturbation": "fractions=(0, 0.5), patch='grid'",
-    "positive-perturbation": "fractions=(0, 0.5), patch='grid'",
-    "road-combined": "fractions=(0.5,), patch='grid'",
-    "road-lerf": "fractions=(0.5,), patch='grid'",
-    "road-morf": "fractions=(0.5,), patch='grid'",
-    "saco": "groups=3, patch='grid'",
-    "segmentation": "preset='chefer'",
-    "sensitivity-max": "samples=2",
-    "top-k-inside": "k=40",
-}
 
 
 class Listed(Dataset[Sample]):

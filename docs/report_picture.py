@@ -1,0 +1,46 @@
+"""Draws the picture of docs/report.md, a report in headless Chromium: run ``python docs/report_picture.py``."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from PIL import Image
+
+from captum_vit.data import Scenes, SceneSamples
+from captum_vit.evaluation import evaluate, subject_of, write_report
+from captum_vit.zoo import load_model
+
+FILE = Path(__file__).parent / "images" / "report.png"
+METHODS = ["legrad", "chefer-cam", "attention-rollout", "attention-cam", "random"]
+METRICS = ["energy-inside", "pointing-game(tolerance=4)", "insertion(steps=12, patch='grid')"]
+FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--virtual-time-budget=5000")
+
+
+def main() -> None:
+    """Evaluates on twelve scenes and shows the upper part of the page."""
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if chromium is None:
+        raise SystemExit("Chromium must be installed, such as Debian's package chromium.")
+    with TemporaryDirectory() as folder:
+        subject, dataset = subject_of(load_model("scenes:vit")), SceneSamples(Scenes(12, seed=21))
+        description = {"data": "scenes(length=12, seed=21)"}
+        options = {"folder": folder, "keep_maps": True, "description": description, "progress": False}
+        evaluate(subject, dataset, methods=METHODS, metrics=METRICS, **options)
+        page, shot = write_report(folder), Path(folder) / "shot.png"
+        command = [
+            chromium,
+            *FLAGS,
+            f"--user-data-dir={folder}/profile",
+            f"--screenshot={shot}",
+            "--window-size=1200,1900",
+        ]
+        subprocess.run([*command, page.as_uri()], check=True, capture_output=True)  # noqa: S603
+        with Image.open(shot) as picture:
+            picture.convert("RGB").quantize(256).save(FILE, optimize=True)
+
+
+if __name__ == "__main__":
+    main()
