@@ -6,15 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 from torch import Tensor
 from torchmetrics import Metric
 
-from captum_vit.evaluation.bootstrap import drawn_counts, interval, sums_by_sample
+from captum_vit.evaluation.bootstrap import drawn_counts, interval
 from captum_vit.evaluation.store import Record
 from captum_vit.metrics.base import ImageMean
 from captum_vit.metrics.model_metric import CurveMetric
@@ -109,8 +110,10 @@ class Result:
             if not isinstance(metric, CurveMetric):
                 continue
             for method, records in self._by_method().items():
-                states = _unpacked([each["scores"][name] for each in records if name in each.get("scores", {})], metric)
-                values = (states["levels"].sum(0) / states["images"].sum()).tolist()
+                states = _totals(
+                    _sums_by_sample(name, [each for each in records if name in each.get("scores", {})], metric)
+                )
+                values = (states["levels"] / states["images"]).tolist()
                 columns["metric"] += [name] * len(values)
                 columns["method"] += [method] * len(values)
                 columns["fraction"] += metric.fractions
@@ -226,17 +229,16 @@ def _scores(
     name: str, metric: Metric, records: Sequence[Record], resamples: int, seed: int
 ) -> list[tuple[str, tuple[float, float, float], dict[str, int]]]:
     """Every score of a metric: its name, value with interval, and the numbers of maps that count and do not."""
-    states = _unpacked([each["scores"][name] for each in records], metric)
-    samples = [each["sample"] for each in records]
-    sums = {key: sums_by_sample(values, samples) for key, values in states.items()}  # (samples, …)
-    whole = _computed(metric, {key: values.sum(0) for key, values in sums.items()})
-    counts = {key: int(states[key].sum()) if key in states else 0 for key in ("images", "excluded")}
+    sums = _sums_by_sample(name, records, metric)
+    count = next(iter(sums.values())).matrix.shape[0]
+    total = _totals(sums)
+    whole = _computed(metric, total)
+    counts = {key: int(total[key].sum()) if key in total else 0 for key in ("images", "excluded")}
     counted = {"maps": counts["images"], "excluded": counts["excluded"]}
-    count = len(next(iter(sums.values())))
     drawn = dict.fromkeys(whole, np.empty(0))
     if count > 1 and resamples:
-        weights = drawn_counts(count, resamples, seed)
-        drawn = _drawn(metric, {key: torch.tensordot(weights, values.double(), 1) for key, values in sums.items()})
+        weights = drawn_counts(count, resamples, seed).numpy()
+        drawn = _drawn(metric, {key: each.weighted(weights).double() for key, each in sums.items()})
     return [(_title(name, key), (value, *interval(drawn[key])), counted) for key, value in whole.items()]
 
 
@@ -253,21 +255,58 @@ def _alone(metric: Metric, state: Mapping[str, Any]) -> dict[str, float]:
     """What the metric makes of one map, by name."""
     if type(metric).compute is ImageMean.compute:  # a quotient, for which nothing has to be built
         return {"": state["total"] / state["images"] if state["images"] else np.nan}
-    return _computed(metric, {key: values.sum(0) for key, values in _unpacked([state], metric).items()})
+    return _computed(metric, {key: _tensor(value, getattr(metric, key)) for key, value in state.items()})
 
 
 def _title(metric: str, key: str) -> str:
     return f"{metric} {key}" if key else metric
 
 
-def _unpacked(states: Sequence[Mapping[str, Any]], metric: Metric) -> dict[str, Tensor]:
-    """The states of all maps, (maps, …) each."""
-    unpacked = {}
+class _Sums(NamedTuple):
+    """What each sample adds to one state of a metric: sparse, for a state of thousands of classes is 0 nearly all over.
+
+    Attributes:
+        matrix: (samples, numbers of the state).
+        like: a state.
+    """
+
+    matrix: csr_array
+    like: Tensor
+
+    def weighted(self, weights: NDArray[np.float64]) -> Tensor:
+        """(W, …) states in which each sample counts as often as each row of the weights (W, samples) says."""
+        states = torch.from_numpy(np.ascontiguousarray((self.matrix.T @ weights.T).T))
+        return states.to(self.like.dtype).view(-1, *self.like.shape)
+
+
+def _totals(sums: Mapping[str, _Sums]) -> dict[str, Tensor]:
+    """The states of all samples."""
+    return {key: each.weighted(np.ones((1, each.matrix.shape[0])))[0] for key, each in sums.items()}
+
+
+def _sums_by_sample(name: str, records: Sequence[Record], metric: Metric) -> dict[str, _Sums]:
+    """By name of the state."""
+    names, numbers = np.unique([each["sample"] for each in records], return_inverse=True)
+    states = [each["scores"][name] for each in records]
+    sums = {}
     for key, default in metric.metric_state.items():
         assert isinstance(default, Tensor)
-        rows = [_tensor(each[key], default) for each in states]
-        unpacked[key] = torch.stack(rows) if rows else default.cpu()[None][:0]
-    return unpacked
+        like = _tensor(states[0][key], default) if states else default.cpu()
+        places = [_places(each[key]) for each in states]
+        rows = np.repeat(numbers, [len(at) for at, _ in places])
+        columns = np.concatenate([np.empty(0, np.int64), *(at for at, _ in places)])
+        values = np.concatenate([np.empty(0), *(values for _, values in places)])
+        matrix = csr_array((values, (rows, columns)), shape=(len(names), like.numel()))
+        sums[key] = _Sums(matrix, like)
+    return sums
+
+
+def _places(value: Any) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Where a state is not 0, in reading order, and what it is there."""
+    if isinstance(value, dict):
+        return np.array(value["at"], dtype=np.int64), np.array(value["values"], dtype=np.float64)
+    flat = np.ravel(np.array(value, dtype=np.float64))
+    return np.arange(len(flat)), flat
 
 
 def _tensor(value: Any, like: Tensor) -> Tensor:

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
 
 from captum_vit.evaluation import Result
-from captum_vit.metrics import EnergyInside, Segmentation
+from captum_vit.metrics import EnergyInside, PointMIoU, Segmentation
 
 VALUES = {"a": [0.2, 0.4], "b": [0.9], "c": [None], "d": [0.1, 0.3, 0.5]}
 """Sample → the value of each of its maps."""
@@ -129,3 +131,20 @@ def test_maps_of_the_predicted_class_are_counted(result):
     made = [{**each, "predicted": True} if each["sample"] == "a" else each for each in result.records]
     assert Result(made, {}, {}).predicted == 4
     assert result.predicted == 0
+
+
+def test_states_of_many_classes_take_the_room_of_what_is_not_0():
+    classes, images = 50_000, 400  # 160 MB a state, if it were held as it is
+    made = []
+    for number in range(images):
+        state = {"shape": [classes], "at": [number * 100], "values": [3]}
+        none = state | {"at": [], "values": []}
+        states = {"hits": state, "false_alarms": state, "misses": none, "total": 0.5, "images": 1, "excluded": 0}
+        record = {"sample": str(number), "region": 0, "label": 0, "target": 0, "method": "a", "seconds": 1.0}
+        made.append(record | {"scores": {"points": states}})
+    tracemalloc.start()
+    table = Result(made, {"points": PointMIoU(classes)}, {}).table(resamples=3)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert table["value"].tolist() == [0.5]  # 3 / (3 + 3) in each class that was asked about
+    assert peak < 40e6
