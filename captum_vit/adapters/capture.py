@@ -26,8 +26,11 @@ from captum_vit.adapters.multi_head import multi_head_attention
 from captum_vit.adapters.parameters import parameters_as_constants
 from captum_vit.adapters.sharing import current_passes
 from captum_vit.adapters.tail import BlockTail, LinearCut
+from captum_vit.adapters.vjp import SavedDerivative
 
 __all__ = ["Trace", "stream_blocks", "stream_tails", "trace", "trace_calls", "trace_readout"]
+
+_ACTIVATIONS = (F.gelu, F.silu)
 
 Visit = Callable[[int, AttentionRecord, Tensor], None]
 """Called at the end of a block with its index, its attention record and its output tokens (B, N, D)."""
@@ -113,7 +116,13 @@ def stream_blocks(
 
 
 def stream_tails(
-    adapter: Adapter, images: Tensor, visit: VisitTail, blocks: Sequence[int], *, cut: bool = True
+    adapter: Adapter,
+    images: Tensor,
+    visit: VisitTail,
+    blocks: Sequence[int],
+    *,
+    num_targets: int = 1,
+    cut: bool = True,
 ) -> Tensor:
     """`stream_blocks` for gradients of the tokens' mean: shows the tail of each block.
 
@@ -122,8 +131,10 @@ def stream_tails(
         images: (B, C, H, W), checked by ``adapter.check_images``.
         visit: called with the index and the tail of each block of ``blocks``.
         blocks: indices from 0 of the blocks to show.
+        num_targets: how many gradients will be sent through each block; for several, derivatives of activations are
+            computed once.
         cut: whether the last linear layer of each block's MLP cuts the graph, so that one product with its weight
-            serves all tokens (see `BlockTail`); False differentiates the block as a whole.
+            serves all tokens (see `BlockTail`); False differentiates the block as it is.
 
     Returns:
         The logits (B, K), without a graph.
@@ -133,6 +144,7 @@ def stream_tails(
         gradients=True,
         visit=lambda index, record, tokens: visit(index, BlockTail(record, tokens, capture.cut.calls)),
         cuts=cut,
+        saves_derivatives=cut and num_targets > 1,
     )
     with capture.watch(images, blocks):
         return checked_logits(adapter, adapter(images))
@@ -192,6 +204,7 @@ class AttentionCapture(TorchFunctionMode):
         begin: called at the beginning of each block.
         causal: whether attention that looks at earlier tokens only is taken.
         cuts: whether the graph is cut at the last linear layer of each block's MLP.
+        saves_derivatives: whether derivatives of activations are computed once for all gradients.
 
     Attributes:
         calls: attention calls since the last block began or ended.
@@ -208,6 +221,7 @@ class AttentionCapture(TorchFunctionMode):
         begin: Begin | None = None,
         causal: bool = False,
         cuts: bool = False,
+        saves_derivatives: bool = False,
     ) -> None:
         super().__init__()
         self.adapter = adapter
@@ -221,6 +235,7 @@ class AttentionCapture(TorchFunctionMode):
         self.calls: list[AttentionRecord] = []
         self.cut = LinearCut(None)
         self._cuts = cuts
+        self._saves_derivatives = saves_derivatives
         self._watching = visit is None  # with `visit`, only the calls inside its blocks count
         self._num_tokens: int | None = None
         self._from_images = False
@@ -265,6 +280,8 @@ class AttentionCapture(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is F.linear and self.cut.takes(args):
             return self.cut(*args, **kwargs)
+        if self._saves_derivatives and func in _ACTIVATIONS and args[0].requires_grad and not kwargs.get("inplace"):
+            return SavedDerivative.apply(args[0], partial(func, *args[1:], **kwargs))
         if self.gradients:
             args, kwargs = parameters_as_constants(func, args, kwargs)
         if self._watching:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
+import torch
 from torch import Tensor
 
 __all__ = ["column_sums"]
 
 PIECE_BYTES = 64 * 2**20
-CACHED_PIECE_BYTES = 2 * 2**20
+CACHED_PIECE_BYTES = 4 * 2**20
 """Most memory in bytes of one piece; on a CPU it is summed while it still lies in a core's cache."""
 
 
@@ -23,18 +26,20 @@ def column_sums(gradient: Tensor, value: Tensor, *, positive: bool = True) -> Te
         (B, N).
     """
     (batch, heads, queries, _), keys = gradient.shape, value.shape[2]
-    limit = CACHED_PIECE_BYTES if gradient.device.type == "cpu" else PIECE_BYTES
-    rows = _most(queries, limit, keys * gradient.dtype.itemsize)
-    some_heads = _most(heads, limit, rows * keys * gradient.dtype.itemsize)
-    images = _most(batch, limit, some_heads * rows * keys * gradient.dtype.itemsize)
+    limit = (CACHED_PIECE_BYTES if gradient.device.type == "cpu" else PIECE_BYTES) // gradient.dtype.itemsize
+    rows = _most(queries, limit // keys)
+    some_heads = _most(heads, limit // (rows * keys))
+    images = _most(batch, limit // (some_heads * rows * keys))
+    piece = gradient.new_empty(images * some_heads * rows * keys)  # memory that is asked for once
     sums = gradient.new_zeros(batch, keys)
     for total, of_images, values in zip(sums.split(images), gradient.split(images), value.split(images), strict=True):
         for of_heads, head_values in zip(of_images.split(some_heads, 1), values.split(some_heads, 1), strict=True):
             for of_rows in of_heads.split(rows, 2):
-                product = of_rows @ head_values.transpose(-2, -1)  # (images, heads, rows, N)
+                shape = (*of_rows.shape[:3], keys)
+                product = torch.matmul(of_rows, head_values.mT, out=piece[: math.prod(shape)].view(shape))
                 total += (product.clamp_(min=0) if positive else product).sum((1, 2))
     return sums
 
 
-def _most(available: int, limit: int, each: int) -> int:
-    return max(1, min(available, limit // each))
+def _most(available: int, limit: int) -> int:
+    return max(1, min(available, limit))

@@ -97,8 +97,8 @@ class BlockTail:
     def attention_gradients(self, at_mean: Tensor) -> Iterator[Tensor]:
         """For each of T targets in turn, the gradient at the attention output, (B, h, N, d).
 
-        Targets go through the block together, as many as keep their widest gradient under `CHUNK_BYTES`, at least one.
-        The graph is freed with the last of them.
+        On a GPU targets go through the block together, as many as keep their widest gradient under `CHUNK_BYTES`, at
+        least one. On a CPU products of one target are as quick as those of many. The graph is freed with the last.
 
         Args:
             at_mean: the gradient of each target's score at the mean of all tokens, (T, B, D).
@@ -114,6 +114,8 @@ class BlockTail:
             yield from self._pulled_back(chunk.expand(-1, *self.tokens.shape), last=number + 1 == len(chunks))
 
     def _targets_at_once(self) -> int:
+        if self.tokens.device.type == "cpu":
+            return 1
         widest = max([self.tokens, *(call.inputs for call in self.calls)], key=lambda each: each.numel())
         return max(1, CHUNK_BYTES // (widest.numel() * widest.dtype.itemsize))
 

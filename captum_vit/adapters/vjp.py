@@ -1,14 +1,15 @@
-"""Vector-Jacobian products of several targets in one backward pass."""
+"""Vector-Jacobian products of several targets from one graph."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 
-__all__ = ["vector_jacobian_products"]
+__all__ = ["SavedDerivative", "vector_jacobian_products"]
 
 
 def vector_jacobian_products(
@@ -57,8 +58,26 @@ def _has_python_backward(outputs: Sequence[Tensor]) -> bool:
         node = ahead.pop()
         if node is None or node in seen:
             continue
-        if isinstance(node, BackwardCFunction):
+        if isinstance(node, BackwardCFunction) and not isinstance(node, SavedDerivative._backward_cls):
             return True
         seen.add(node)
         ahead += [following for following, _ in node.next_functions]
     return False
+
+
+class SavedDerivative(torch.autograd.Function):
+    """An activation whose derivative is computed once for all gradients that are sent through it."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+        """``function(inputs)``, for a function that treats each number by itself."""
+        with torch.enable_grad():
+            leaf = inputs.detach().requires_grad_()
+            output = function(leaf)
+        ctx.save_for_backward(*torch.autograd.grad(output, leaf, torch.ones_like(output)))
+        return output.detach()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (derivative,) = ctx.saved_tensors
+        return gradients[0] * derivative, None

@@ -157,7 +157,8 @@ class LeGrad(ViTAttribution):
             def visit_tail(index: int, tail: BlockTail) -> None:
                 maps.append(self._map_of_tail(tail, targets))
 
-            stream_tails(adapter, images, visit_tail, self.blocks, cut=not rules_apply())
+            count = targets.shape[1]
+            stream_tails(adapter, images, visit_tail, self.blocks, num_targets=count, cut=not rules_apply())
         return torch.stack(maps, 2)
 
     def _map_of_tail(self, tail: BlockTail, targets: Tensor) -> Tensor:
