@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,10 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from captum_vit.adapters.attention import CHUNK_BYTES, AttentionRecord
+from captum_vit.adapters.attention import AttentionRecord
 from captum_vit.adapters.vjp import vector_jacobian_products
 
 __all__ = ["BlockTail", "LinearCall", "LinearCut"]
+
+TARGETS_BYTES = 64 * 2**20
+CPU_TARGETS_BYTES = 24 * 2**20
+"""Most memory in bytes of the widest gradient of targets that go through a block together."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,8 +102,8 @@ class BlockTail:
     def attention_gradients(self, at_mean: Tensor) -> Iterator[Tensor]:
         """For each of T targets in turn, the gradient at the attention output, (B, h, N, d).
 
-        On a GPU targets go through the block together, as many as keep their widest gradient under `CHUNK_BYTES`, at
-        least one. On a CPU products of one target are as quick as those of many. The graph is freed with the last.
+        Targets go through the block together, as many as keep their widest gradient under `TARGETS_BYTES` (on a CPU
+        under `CPU_TARGETS_BYTES`), at least one. The graph is freed with the last of them.
 
         Args:
             at_mean: the gradient of each target's score at the mean of all tokens, (T, B, D).
@@ -109,15 +114,16 @@ class BlockTail:
         if not self.tokens.requires_grad:
             raise RuntimeError("gradients do not reach the attention maps: the model detaches its tokens (.detach()).")
         per_token = (at_mean / self.tokens.shape[1])[:, :, None]  # (T, B, 1, D)
-        chunks = per_token.split(self._targets_at_once())
+        chunks = per_token.split(self._targets_at_once(len(per_token)))
         for number, chunk in enumerate(chunks):
             yield from self._pulled_back(chunk.expand(-1, *self.tokens.shape), last=number + 1 == len(chunks))
 
-    def _targets_at_once(self) -> int:
-        if self.tokens.device.type == "cpu":
-            return 1
+    def _targets_at_once(self, count: int) -> int:
+        """How many of ``count`` targets make one pass, so that passes are about equally large."""
         widest = max([self.tokens, *(call.inputs for call in self.calls)], key=lambda each: each.numel())
-        return max(1, CHUNK_BYTES // (widest.numel() * widest.dtype.itemsize))
+        limit = CPU_TARGETS_BYTES if widest.device.type == "cpu" else TARGETS_BYTES
+        passes = math.ceil(count / max(1, limit // (widest.numel() * widest.dtype.itemsize)))
+        return math.ceil(count / passes)
 
     def _pulled_back(self, at_tokens: Tensor, *, last: bool) -> Tensor:
         """The gradients at the attention output, (T, B, h, N, d), for those at the tokens, (T, B, N, D)."""

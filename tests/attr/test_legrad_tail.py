@@ -139,7 +139,7 @@ def test_a_gradient_that_differs_between_tokens_may_not_be_taken_for_one(vit, im
 
 
 def test_backward_hooks_of_modules_see_one_target_at_a_time(vit, images, monkeypatch, whole_block):
-    monkeypatch.setattr(BlockTail, "_targets_at_once", lambda _: 3)
+    monkeypatch.setattr(BlockTail, "_targets_at_once", lambda *_: 3)
     model = copy.deepcopy(vit)
     with_module_backward_hook(model)
     seen = []
@@ -179,7 +179,7 @@ def test_maps_do_not_depend_on_how_many_targets_go_together(name, monkeypatch):
     monkeypatch.setattr(torch.autograd, "grad", lambda *args, **kwargs: passes.append(1) or grad(*args, **kwargs))
     maps, counts = [], []
     for together in (1, 2, 3):
-        monkeypatch.setattr(BlockTail, "_targets_at_once", lambda _, together=together: together)
+        monkeypatch.setattr(BlockTail, "_targets_at_once", lambda *_, together=together: together)
         passes.clear()
         maps.append(method.attribute_targets(case.images, TARGETS))
         counts.append(len(passes))
@@ -188,14 +188,15 @@ def test_maps_do_not_depend_on_how_many_targets_go_together(name, monkeypatch):
     assert counts[2] < counts[1] < counts[0]
 
 
-def test_on_a_gpu_memory_bounds_how_many_targets_go_together():
-    def tail(device: str) -> BlockTail:
-        tokens = torch.empty(2, 1024, 64, device=device)
-        hidden = torch.empty(2, 1024, 256, device=device)
-        return BlockTail(record=None, tokens=tokens, calls=[LinearCall(hidden, tokens, tokens)])
+def test_memory_bounds_how_many_targets_go_together():
+    def together(device: str, images: int, count: int) -> int:
+        tokens = torch.empty(images, 1024, 64, device=device)
+        hidden = torch.empty(images, 1024, 256, device=device)  # 1 MiB an image
+        return BlockTail(record=None, tokens=tokens, calls=[LinearCall(hidden, tokens, tokens)])._targets_at_once(count)
 
-    assert tail("meta")._targets_at_once() == 64 * 2**20 // (2 * 1024 * 256 * 4) == 32
-    assert tail("cpu")._targets_at_once() == 1
+    assert [together("cpu", 1, count) for count in (1, 24, 25, 49)] == [1, 24, 13, 17]
+    assert [together("meta", 1, count) for count in (64, 65)] == [64, 33]
+    assert [together("cpu", images, 16) for images in (2, 12, 25)] == [8, 2, 1]
 
 
 def test_rules_of_other_gradients_are_not_bypassed(vit, images, monkeypatch):
