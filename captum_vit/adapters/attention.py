@@ -9,6 +9,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from captum_vit.adapters.sums import column_sums
+
 __all__ = [
     "AttentionLike",
     "AttentionRecord",
@@ -125,6 +127,17 @@ class AttentionRecord:
             return gradient[:, :, index] @ value.transpose(-2, -1)  # (B, h, r, N)
 
         return LazyMap(self.shape, form_rows, gradient)
+
+    def gradient_sums(self, output_gradient: Tensor, *, positive: bool = True) -> Tensor:
+        """The sum of (∂s/∂A)⁺ over heads and query tokens, (B, N), at least in float32; no map is held whole.
+
+        Args:
+            output_gradient: see `gradient`.
+            positive: False sums ∂s/∂A itself.
+        """
+        gradient, value = relevance_dtype(output_gradient), relevance_dtype(self.value)
+        with torch.autocast(gradient.device.type, enabled=False):
+            return column_sums(gradient, value, positive=positive)
 
 
 @dataclass(frozen=True, eq=False)

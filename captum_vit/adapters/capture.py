@@ -25,11 +25,18 @@ from captum_vit.adapters.base import Adapter
 from captum_vit.adapters.multi_head import multi_head_attention
 from captum_vit.adapters.parameters import parameters_as_constants
 from captum_vit.adapters.sharing import current_passes
+from captum_vit.adapters.tail import BlockTail, LinearCut
+from captum_vit.adapters.vjp import SavedDerivative
 
-__all__ = ["Trace", "stream_blocks", "trace", "trace_calls", "trace_readout"]
+__all__ = ["Trace", "stream_blocks", "stream_tails", "trace", "trace_calls", "trace_readout"]
+
+_ACTIVATIONS = (F.gelu, F.silu)
 
 Visit = Callable[[int, AttentionRecord, Tensor], None]
 """Called at the end of a block with its index, its attention record and its output tokens (B, N, D)."""
+
+VisitTail = Callable[[int, BlockTail], None]
+"""Called at the end of a block with its index and its tail."""
 
 Begin = Callable[[int, Tensor], None]
 """Called at the beginning of a block with its index and its input tokens (B, N, D)."""
@@ -108,6 +115,41 @@ def stream_blocks(
         return checked_logits(adapter, adapter(images))
 
 
+def stream_tails(
+    adapter: Adapter,
+    images: Tensor,
+    visit: VisitTail,
+    blocks: Sequence[int],
+    *,
+    num_targets: int = 1,
+    cut: bool = True,
+) -> Tensor:
+    """`stream_blocks` for gradients of the tokens' mean: shows the tail of each block.
+
+    Args:
+        adapter: the model.
+        images: (B, C, H, W), checked by ``adapter.check_images``.
+        visit: called with the index and the tail of each block of ``blocks``.
+        blocks: indices from 0 of the blocks to show.
+        num_targets: how many gradients will be sent through each block; for several, derivatives of activations are
+            computed once.
+        cut: whether the last linear layer of each block's MLP cuts the graph, so that one product with its weight
+            serves all tokens (see `BlockTail`); False differentiates the block as it is.
+
+    Returns:
+        The logits (B, K), without a graph.
+    """
+    capture = AttentionCapture(
+        adapter,
+        gradients=True,
+        visit=lambda index, record, tokens: visit(index, BlockTail(record, tokens, capture.cut.calls)),
+        cuts=cut,
+        saves_derivatives=cut and num_targets > 1,
+    )
+    with capture.watch(images, blocks):
+        return checked_logits(adapter, adapter(images))
+
+
 def checked_logits(adapter: Adapter, logits: Tensor) -> Tensor:
     """The logits, refused where they aren't (B, K) with the adapter's K."""
     if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] != adapter.num_outputs:
@@ -161,9 +203,12 @@ class AttentionCapture(TorchFunctionMode):
         through_attention: whether a block's attention continues the graph of the blocks before it.
         begin: called at the beginning of each block.
         causal: whether attention that looks at earlier tokens only is taken.
+        cuts: whether the graph is cut at the last linear layer of each block's MLP.
+        saves_derivatives: whether derivatives of activations are computed once for all gradients.
 
     Attributes:
         calls: attention calls since the last block began or ended.
+        cut: the cuts in the current block.
     """
 
     def __init__(
@@ -175,6 +220,8 @@ class AttentionCapture(TorchFunctionMode):
         through_attention: bool = True,
         begin: Begin | None = None,
         causal: bool = False,
+        cuts: bool = False,
+        saves_derivatives: bool = False,
     ) -> None:
         super().__init__()
         self.adapter = adapter
@@ -186,6 +233,9 @@ class AttentionCapture(TorchFunctionMode):
         self.tokens: Tensor | None = None
         self.block_records: list[AttentionRecord] = []
         self.calls: list[AttentionRecord] = []
+        self.cut = LinearCut(None)
+        self._cuts = cuts
+        self._saves_derivatives = saves_derivatives
         self._watching = visit is None  # with `visit`, only the calls inside its blocks count
         self._num_tokens: int | None = None
         self._from_images = False
@@ -228,6 +278,10 @@ class AttentionCapture(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if func is F.linear and self.cut.takes(args):
+            return self.cut(*args, **kwargs)
+        if self._saves_derivatives and func in _ACTIVATIONS and args[0].requires_grad and not kwargs.get("inplace"):
+            return SavedDerivative.apply(args[0], partial(func, *args[1:], **kwargs))
         if self.gradients:
             args, kwargs = parameters_as_constants(func, args, kwargs)
         if self._watching:
@@ -301,6 +355,8 @@ class AttentionCapture(TorchFunctionMode):
             return
         self._watching = True
         self.calls.clear()
+        has_linear = any(isinstance(each, nn.Linear) for each in block.modules())
+        self.cut = LinearCut(self.adapter.mlp_output(index).weight if self._cuts and has_linear else None)
         if self.begin is not None:
             if not args or not isinstance(args[0], Tensor):
                 raise RuntimeError(f"{self._named(index)} must be given its tokens as the first argument.")
@@ -318,6 +374,7 @@ class AttentionCapture(TorchFunctionMode):
             return None
         self._watching = False
         self.visit(index, record, tokens)
+        self.cut = LinearCut(None)
         torch.set_grad_enabled(False)
         return (output[0].detach(), *output[1:]) if isinstance(output, tuple) else output.detach()
 

@@ -59,15 +59,16 @@ def multi_head_attention(
             f"or zero attention, got query {tuple(query.shape)}, add_zero_attn={add_zero_attn}, "
             f"is_causal={is_causal}."
         )
+    turned = query.transpose(0, 1).is_contiguous()  # batch_first: as (batch, tokens, D) it is projected without a copy
     if in_proj_weight is not None and query is key and key is value:
-        projected = F.linear(query, in_proj_weight, in_proj_bias).chunk(3, -1)
+        projected = _linear(query, in_proj_weight, in_proj_bias, turned).chunk(3, -1)
     else:
         weights: Sequence[Any] = (
             (q_proj_weight, k_proj_weight, v_proj_weight) if in_proj_weight is None else in_proj_weight.chunk(3)
         )
         biases = (None,) * 3 if in_proj_bias is None else in_proj_bias.chunk(3)
         projected = tuple(
-            F.linear(each, weight, bias)
+            _linear(each, weight, bias, turned)
             for each, weight, bias in zip((query, key, value), weights, biases, strict=True)
         )
     q, k, v = (each.unflatten(-1, (num_heads, -1)).permute(1, 2, 0, 3) for each in projected)  # (B, h, tokens, d)
@@ -79,8 +80,14 @@ def multi_head_attention(
         padding = padding[:, None, None, :]  # (B, 1, 1, N)
         bias = padding if bias is None else bias + padding
     record = attend(q, k, v, attn_mask=bias, dropout_p=dropout_p if training else 0.0)
-    attended = F.linear(record.output.permute(2, 0, 1, 3).flatten(2), out_proj_weight, out_proj_bias)
+    joined = record.output.transpose(1, 2).flatten(2).transpose(0, 1)  # (tokens, batch, D)
+    attended = _linear(joined, out_proj_weight, out_proj_bias, turned)
     if not need_weights:
         return attended, None
     probabilities = record.attention.full().to(query.dtype)  # (B, h, Q, N)
     return attended, probabilities.mean(1) if average_attn_weights else probabilities
+
+
+def _linear(inputs: Tensor, weight: Tensor, bias: Tensor | None, turned: bool) -> Tensor:
+    """``F.linear`` of (tokens, batch, D), computed as (batch, tokens, D) where ``turned``."""
+    return F.linear(inputs.transpose(0, 1), weight, bias).transpose(0, 1) if turned else F.linear(inputs, weight, bias)

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from captum_vit.adapters.attention import AttentionLike, AttentionRecord, query_chunks, rows_of
-from captum_vit.adapters.capture import stream_blocks, trace, trace_readout
+from captum_vit.adapters.capture import stream_blocks, stream_tails, trace, trace_readout
+from captum_vit.adapters.tail import BlockTail
 from captum_vit.attr.base import ViTAttribution, only_tensor
-from captum_vit.attr.gradients import attention_gradients
+from captum_vit.attr.gradients import attention_gradients, target_gradients
+from captum_vit.attr.rules.mode import rules_apply
 from captum_vit.attr.targets import Target, single_targets
 
 __all__ = ["LeGrad", "legrad"]
@@ -140,22 +142,38 @@ class LeGrad(ViTAttribution):
 
     def _per_block(self, images: Tensor, targets: Tensor) -> Tensor:
         """Relevance of each chosen block, (B, T, L, N)."""
-        maps: list[Tensor] = []
+        adapter, maps = self.forward_func, list[Tensor]()
         if not self.per_block_readout:
             return self._from_last_block(images, targets)
-        if self.forward_func.pooling == "attention":
+        if adapter.pooling == "attention":
 
             def visit(index: int, record: AttentionRecord, tokens: Tensor) -> None:
-                logits, pooler = trace_readout(self.forward_func, tokens, final_norm=self.final_norm)
+                logits, pooler = trace_readout(adapter, tokens, final_norm=self.final_norm)
                 maps.append(self._map(logits, targets, pooler, self._pooled_queries(pooler)))
+
+            stream_blocks(adapter, images, visit, self.blocks, gradients=False)
         else:
 
-            def visit(index: int, record: AttentionRecord, tokens: Tensor) -> None:
-                logits = self.forward_func.readout_of_mean(tokens, final_norm=self.final_norm)
-                maps.append(self._map(logits, targets, record))
+            def visit_tail(index: int, tail: BlockTail) -> None:
+                maps.append(self._map_of_tail(tail, targets))
 
-        stream_blocks(self.forward_func, images, visit, self.blocks, gradients=self.forward_func.pooling != "attention")
+            count = targets.shape[1]
+            stream_tails(adapter, images, visit_tail, self.blocks, num_targets=count, cut=not rules_apply())
         return torch.stack(maps, 2)
+
+    def _map_of_tail(self, tail: BlockTail, targets: Tensor) -> Tensor:
+        """One block's map for each target, (B, T, N)."""
+        at_mean = self._gradients_at_mean(tail.tokens, targets)
+        record, (_, heads, queries, _) = tail.record, tail.record.shape
+        sums = [record.gradient_sums(each, positive=self.relu) for each in tail.attention_gradients(at_mean)]
+        return torch.stack(sums, 1) / (heads * queries)
+
+    def _gradients_at_mean(self, tokens: Tensor, targets: Tensor) -> Tensor:
+        """The gradient of each target's logit at the mean of all tokens, (T, B, D): each target reads a copy of it."""
+        means = tokens.detach().mean(1, keepdim=True).repeat(1, targets.shape[1], 1).requires_grad_()  # (B, T, D)
+        logits = self.forward_func.readout_of_each(means, final_norm=self.final_norm)  # (B, T, K)
+        each = target_gradients(logits.flatten(0, 1), targets.reshape(-1, 1), [means], "the tokens")
+        return next(each)[0].transpose(0, 1)
 
     def _from_last_block(self, images: Tensor, targets: Tensor) -> Tensor:
         adapter = self.forward_func

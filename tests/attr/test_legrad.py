@@ -1,30 +1,10 @@
 import pytest
 import torch
-from oracle import exact, gradients, plain_pass, random_gradient
-from torch import Tensor
+from oracle import exact, random_gradient
+from plain_legrad import equations_3_to_8
 
 from captum_vit import LeGrad
 from captum_vit.attr import legrad
-
-
-def equations_3_to_8(vit, images: Tensor, target: Tensor, *, relu: bool = True, per_block: bool = True) -> Tensor:
-    """LeGrad of each block, (B, L, gh·gw): s = C(norm(mean of all tokens)); mean over heads and rows of (∂s/∂A)⁺."""
-    results = []
-    for image, label in zip(images, target, strict=True):
-        plain = plain_pass(vit, image[None])
-        maps = []
-        for block, attention in enumerate(plain.attentions):
-            tokens = plain.tokens[block if per_block else -1]
-            mean = sum(tokens[0, i] for i in range(tokens.shape[1])) / tokens.shape[1]
-            score = vit.head(vit.norm(mean))[label]
-            (gradient,) = gradients(score, [attention])
-            total = torch.zeros(attention.shape[-1], dtype=torch.float64)
-            for head in gradient[0]:
-                for row in head:
-                    total += row.clamp(min=0) if relu else row
-            maps.append((total / (attention.shape[1] * attention.shape[2]))[1:])
-        results.append(torch.stack(maps))
-    return torch.stack(results)
 
 
 def test_is_the_mean_over_blocks_heads_and_rows_of_the_positive_part():

@@ -14,7 +14,7 @@ from captum_vit.adapters.parameters import is_attribute_access, parameters_as_co
 from captum_vit.adapters.sharing import own_passes
 from captum_vit.attr.rules.functions import Rule, carries_gradient
 
-__all__ = ["BackwardRules", "register_rule"]
+__all__ = ["BackwardRules", "register_rule", "rules_apply"]
 
 _registered: dict[str, Rule] = {}
 _active: ContextVar[str | None] = ContextVar("rules that apply in this thread", default=None)
@@ -40,6 +40,11 @@ def register_rule(function: Callable[..., Any], rule: Rule) -> None:
 def _name(function: Callable[..., Any]) -> str:
     """The name under which a function has its rule: that of ``torch.pow``, ``Tensor.pow`` and ``Tensor.__pow__``."""
     return getattr(function, "__name__", "").removeprefix("__").removesuffix("__")
+
+
+def rules_apply() -> bool:
+    """Whether this thread is inside of `BackwardRules`."""
+    return _active.get() is not None
 
 
 class BackwardRules(TorchFunctionMode):
