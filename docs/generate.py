@@ -21,13 +21,10 @@ from torchmetrics import Metric
 
 from captum_vit import (
     METHODS,
-    BackgroundSuppression,
-    LibraGrad,
-    MaskedSinks,
-    TestTimeRegisters,
     ViTAttribution,
     metrics,
 )
+from captum_vit.attr import WRAPPERS
 from captum_vit.cli.demonstration.scores import averaged
 from captum_vit.cli.demonstration.tables import counted, markdown_table, read_csv
 from captum_vit.evaluation.protocols import KINDS, PROTOCOLS
@@ -186,13 +183,7 @@ def generated(page: Path) -> str:
         "protocols": protocol_table,
         "requirements": requirements,
     }
-    pages: dict[str, type[ViTAttribution]] = {
-        **METHODS,
-        "background-suppression": BackgroundSuppression,
-        "libragrad": LibraGrad,
-        "masked-sinks": MaskedSinks,
-        "test-time-registers": TestTimeRegisters,
-    }
+    pages: dict[str, type[ViTAttribution]] = {**METHODS, **WRAPPERS}
     parts |= {f"facts:{name}": partial(facts, method) for name, method in pages.items()}
     parts["metrics"] = metric_table
     parts |= {f"metrics:{name}": partial(metric_options, classes) for name, classes in metric_classes().items()}

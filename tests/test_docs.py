@@ -10,6 +10,7 @@ import torch
 import typer
 
 from captum_vit import METHODS
+from captum_vit.attr import WRAPPERS
 from captum_vit.adapters import registry
 from captum_vit.attr.relevance import rules
 from captum_vit.cli import app
@@ -123,7 +124,7 @@ def test_generated_parts_are_current(page, generate):
 def test_method_tables_and_pages_cover_every_method():
     for page in (ROOT / "README.md", ROOT / "docs" / "choose-a-method.md"):
         assert "<!-- methods:begin -->" in page.read_text("utf-8")
-    for name in (*METHODS, "background-suppression", "libragrad"):
+    for name in (*METHODS, *WRAPPERS):
         page = ROOT / "docs" / "methods" / f"{name}.md"
         assert f"<!-- facts:{name}:begin -->" in page.read_text("utf-8")
 
