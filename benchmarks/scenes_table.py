@@ -1,8 +1,8 @@
 """Every method and random maps on the three shipped models, with confidence intervals.
 
-Localisation of the methods that need few passes is measured on more scenes than the rest: a map of the others takes
-seconds. Insertion and deletion, which ask the model about 18 images for every map, are measured on the first scenes
-only. All numbers but the times follow from the seed. docs/methods-on-scenes.md shows them.
+Localisation of the methods that need few passes is measured on more scenes than the rest, whose maps take up to
+seconds. Insertion and deletion, which ask the model about 18 images for every map, are measured on the first of these
+scenes. All numbers but the times follow from the seed. docs/methods-on-scenes.md shows them.
 
     python benchmarks/scenes_table.py             # writes results/scenes_table.csv; half an hour on one core
     python benchmarks/scenes_table.py --quick     # a smoke run on two scenes; writes out/scenes-table-quick.csv only
@@ -45,30 +45,30 @@ SHOWN = {
 """What is kept of the table of an evaluation, and under which name."""
 
 WRAPPED = [f"libragrad(method={name!r})" for name in ("legrad", "chefer-cam", "hires-cam")]
-SLOW = {
-    *("transformer-attribution", "lrp", "attention-flow", "transition-attention-maps"),
-    *("vit-cx", "recipro-cam", "caap", "bi-attn"),
-}
-"""Methods whose maps of a scene take a third of a second or more on one core."""
-SEED = 17
-SCENES, FEW = 32, 12
+SLOW = ["transformer-attribution", "lrp", "transition-attention-maps", "vit-cx", "recipro-cam", "bi-attn"]
+"""Methods whose map of a scene takes about half a second on one core."""
+SLOWEST = ["attention-flow", "caap"]
+"""Methods whose map takes seconds."""
+SEED, BATCH = 17, 2
+SCENES, FEW, FEWEST = 32, 12, 6
 
 
-def scenes_table(scenes: int, few: int) -> Iterator[list[Row]]:
+def scenes_table(scenes: int, few: int, fewest: int) -> Iterator[list[Row]]:
     """The rows of each model.
 
     Args:
         scenes: on which the localisation of all but slow methods is measured.
-        few: of the same scenes, on which everything else is measured.
+        few: of the same scenes, for the curves of these and for slow methods.
+        fewest: of the same scenes, for the slowest.
     """
-    fast = [*(name for name in METHODS if name not in SLOW), *WRAPPED, RANDOM]
-    slow = [name for name in METHODS if name in SLOW]
+    fast = [*(name for name in METHODS if name not in (*SLOW, *SLOWEST)), *WRAPPED, RANDOM]
     for name in MODELS:
         subject = subject_of(load_model(name), prompts=tuple(map(with_article, CLASSES)), template=TEMPLATE)
         rows = [
             *measured(subject, fast, LOCALISATION, scenes),
             *measured(subject, fast, CURVES, few),
-            *measured(subject, slow, [*LOCALISATION, *CURVES], few),
+            *measured(subject, SLOW, [*LOCALISATION, *CURVES], few),
+            *measured(subject, SLOWEST, [*LOCALISATION, *CURVES], fewest),
         ]
         order = [*METHODS, *WRAPPED, RANDOM]
         yield sorted(rows, key=lambda row: order.index(row["method"]))
@@ -77,16 +77,20 @@ def scenes_table(scenes: int, few: int) -> Iterator[list[Row]]:
 def measured(subject: Subject, methods: Sequence[str], metrics: Sequence[str], scenes: int) -> Iterator[Row]:
     """One row per method and metric."""
     samples = SceneSamples(Scenes(scenes, seed=SEED))
-    result = evaluate(subject, samples, methods=methods, metrics=metrics, seed=SEED)
+    result = evaluate(subject, samples, methods=methods, metrics=metrics, batch_size=BATCH, seed=SEED)
     for method, reason in result.unsupported.items():
         print(f"{subject.name}: no {method}: {reason}")
     milliseconds = result.costs().set_index("method")["milliseconds"]
     for row in result.table().to_dict("records"):
         if row["metric"] in SHOWN:
             yield {
-                **{"model": subject.name, "method": row["method"], "metric": SHOWN[row["metric"]]},
+                "model": subject.name,
+                "method": row["method"],
+                "metric": SHOWN[row["metric"]],
                 **{name: f"{row[name]:.4f}" for name in ("value", "low", "high")},
-                **{"scenes": scenes, "objects": row["maps"], "without": row["excluded"] + row["blank"]},
+                "scenes": scenes,
+                "objects": row["maps"],
+                "without": row["excluded"] + row["blank"],
                 "seconds_per_map": f"{milliseconds[row['method']] / 1000:.2g}",
             }
 
@@ -109,7 +113,7 @@ def main() -> None:
     name = "out/scenes-table-quick.csv" if options.quick else "benchmarks/results/scenes_table.csv"
     path = HERE.parent / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    sizes = (2, 2) if options.quick else (SCENES, FEW)
+    sizes = (2, 2, 2) if options.quick else (SCENES, FEW, FEWEST)
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
         writer.writeheader()

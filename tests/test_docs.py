@@ -10,8 +10,8 @@ import torch
 import typer
 
 from captum_vit import METHODS
-from captum_vit.attr import WRAPPERS
 from captum_vit.adapters import registry
+from captum_vit.attr import WRAPPERS
 from captum_vit.attr.relevance import rules
 from captum_vit.cli import app
 
