@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from captum_vit.data import Sample
+from captum_vit.data import DamagedSampleError, Sample
 from captum_vit.evaluation.explainers import Explainer, UnsupportedMethodError, explainer_of, tried
 from captum_vit.evaluation.measures import Measure, measure_of
 from captum_vit.evaluation.memory import batch_under, peak_memory
@@ -97,6 +97,8 @@ def evaluate(
     batcher = Batcher(batch_size)
     targets = Targets(subject, dataset, target)
     measures = _measures(metrics, subject, dataset)
+    if length:
+        _check_annotations(measures, dataset, targets)
     rank, processes = _joined()
     autocast = _autocast(subject, precision)
     with autocast():
@@ -145,6 +147,17 @@ def _measures(metrics: Sequence[str], subject: Subject, dataset: Dataset[Sample]
         raise ValueError("metrics must name at least one, got none.")
     classes = len(getattr(dataset, "classes", ()))
     return {str(parse_spec(each)): measure_of(each, subject, classes=classes) for each in metrics}
+
+
+def _check_annotations(measures: Mapping[str, Measure], dataset: Dataset[Sample], targets: Targets) -> None:
+    """Refuses a metric that needs more than the first sample knows."""
+    try:
+        regions = dataset[0].regions
+    except DamagedSampleError:
+        return  # the run will skip it, and say so
+    for region in regions[:1]:
+        for measure in measures.values():
+            measure.check(region, partial(targets.right, region))
 
 
 def _explainers(methods: Sequence[str], subject: Subject, seed: int) -> tuple[dict[str, Explainer], dict[str, str]]:
