@@ -139,12 +139,14 @@ def test_methods_that_random_maps_equal_say_why_on_their_page(generate):
             continue
         if not generate.beats_random(model, method, metric):
             found.setdefault((method, model), set()).add(metric)
-    assert found == EXCUSED
+    lacking = {pair: metrics - EXCUSED.get(pair, set()) for pair, metrics in found.items()}
+    assert {pair: metrics for pair, metrics in lacking.items() if metrics} == {}
+    assert {method for method, _ in EXCUSED} == {method for method, _ in found}
     for method in {method for method, _ in EXCUSED}:
         page = (ROOT / "docs" / "methods" / f"{method}.md").read_text("utf-8")
         reason = page.partition("## On the scenes\n")[2].partition("\n## ")[0]
         assert f"<!-- scenes:{method}:begin -->" in reason
-        assert " why" in reason, method
+        assert " why" in " ".join(reason.split()), method
 
 
 def test_the_table_of_the_scenes_has_every_method(generate):
