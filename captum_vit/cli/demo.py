@@ -32,7 +32,7 @@ def demo(
 ) -> None:
     """Run the methods that need one pass on the three shipped models: a figure, a table and a page. No network needed.
 
-    With --all every method takes part; that takes ten times as long. Fewer --scenes make it shorter.
+    With --all every method takes part, which takes many minutes. Fewer --scenes make it shorter.
     """
     if scenes < 1:
         refuse(f"must be at least 1, got {scenes}.", "--scenes")
