@@ -13,7 +13,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from math import isinf
 from pathlib import Path
 
@@ -22,13 +22,10 @@ from torchmetrics import Metric
 
 from captum_vit import (
     METHODS,
-    BackgroundSuppression,
-    LibraGrad,
-    MaskedSinks,
-    TestTimeRegisters,
     ViTAttribution,
     metrics,
 )
+from captum_vit.attr import WRAPPERS
 from captum_vit.cli.demonstration.scores import averaged
 from captum_vit.cli.demonstration.tables import counted, markdown_table, read_csv
 from captum_vit.evaluation.protocols import KINDS, PROTOCOLS
@@ -231,6 +228,74 @@ def _latest_run(name: str, device: str) -> list[dict[str, str]]:
     return [line for line in lines if line["date"] == lines[-1]["date"]]
 
 
+SCENES_TABLE = ROOT / "benchmarks" / "results" / "scenes_table.csv"
+SCENES_METRICS = {
+    "pointing game": "↑",
+    "foreground IoU": "↑",
+    "energy inside": "↑",
+    "insertion": "↑",
+    "deletion": "↓",
+}
+
+
+@cache
+def scenes_numbers() -> dict[tuple[str, str, str], dict[str, str]]:
+    """What ``benchmarks/scenes_table.py`` wrote, by model, method and metric."""
+    with SCENES_TABLE.open(newline="", encoding="utf-8") as file:
+        return {(line["model"], line["method"], line["metric"]): line for line in csv.DictReader(file)}
+
+
+def beats_random(model: str, method: str, metric: str) -> bool:
+    """Whether a method's interval lies wholly on the better side of that of random maps."""
+    numbers = scenes_numbers()
+    own, noise = numbers[model, method, metric], numbers[model, "random", metric]
+    if SCENES_METRICS[metric] == "↓":
+        own, noise = noise, own
+    return float(own["low"]) > float(noise["high"])
+
+
+def scenes_table(model: str) -> str:
+    """Every method on one of the shipped models, with confidence intervals."""
+    numbers = scenes_numbers()
+    rows = []
+    for method in dict.fromkeys(method for of, method, _ in numbers if of == model):
+        lines = [numbers[model, method, metric] for metric in SCENES_METRICS]
+        sizes = ["/".join(dict.fromkeys(line[each] for line in lines)) for each in ("scenes", "objects")]
+        cells = [_scenes_cell(model, method, metric) for metric in SCENES_METRICS]
+        rows.append([f"`{method}`", *cells, *sizes, lines[0]["seconds_per_map"]])
+    head = [f"{metric} {better}" for metric, better in SCENES_METRICS.items()]
+    return _table(["method", *head, "scenes", "objects", "s per map"], rows)
+
+
+def scenes_of(method: str) -> str:
+    """One method beside random maps on the shipped models."""
+    compared = ["pointing game", "deletion"]
+    rows = [
+        [f"`{model}`", *(_scenes_cell(model, each, metric) for metric in compared for each in (method, "random"))]
+        for model in (f"scenes:{name}" for name in SCENE_MODELS)
+    ]
+    head = [each for metric in compared for each in (f"{metric} {SCENES_METRICS[metric]}", "random maps")]
+    return _table(["model", *head], rows)
+
+
+def _scenes_cell(model: str, method: str, metric: str) -> str:
+    """A value with its interval, and a mark where it is not better than that of random maps."""
+    line = scenes_numbers()[model, method, metric]
+    value, low, high = (f"{float(line[each]):.2f}" for each in ("value", "low", "high"))
+    compared = method != "random" and metric in ("pointing game", "deletion")
+    return f"{value} ({low}–{high})" + (" †" if compared and not beats_random(model, method, metric) else "")
+
+
+def scenes_run() -> str:
+    """Where and with what the tables of the scenes were measured."""
+    line = next(iter(scenes_numbers().values()))
+    libraries = ", ".join(f"{each} {line[each]}" for each in ("captum_vit", "torch", "timm", "open_clip_torch"))
+    return (
+        f"Measured {line['date']} at commit {line['commit']} on {line['machine']}, {line['threads']} thread: "
+        f"{libraries}, Python {line['python']}."
+    )
+
+
 def model_cards() -> str:
     """Size, training and scores of the shipped models, from the cards beside their weights."""
     cards = [json.loads(weight_file(name).with_suffix(".json").read_text(encoding="utf-8")) for name in SCENE_MODELS]
@@ -259,18 +324,15 @@ def generated(page: Path) -> str:
         "protocols": protocol_table,
         "requirements": requirements,
         "speed": speed,
+        "scenes-run": scenes_run,
+        **{f"scenes-table:{name}": partial(scenes_table, f"scenes:{name}") for name in SCENE_MODELS},
     }
-    pages: dict[str, type[ViTAttribution]] = {
-        **METHODS,
-        "background-suppression": BackgroundSuppression,
-        "libragrad": LibraGrad,
-        "masked-sinks": MaskedSinks,
-        "test-time-registers": TestTimeRegisters,
-    }
+    pages: dict[str, type[ViTAttribution]] = {**METHODS, **WRAPPERS}
     packages = ("vit-explain", "Transformer-Explainability", "Transformer-MM-Explainability")
     parts |= {f"peer-maps:{each}": partial(peer_maps, each) for each in packages}
     parts |= {f"peer-maps:{each}": partial(peer_maps, each) for each in ("pytorch-grad-cam", "legrad_torch", "lxt")}
     parts["bibliography"] = partial(bibliography, pages)
+    parts |= {f"scenes:{name}": partial(scenes_of, name) for name in METHODS}
     parts |= {f"facts:{name}": partial(facts, name, method) for name, method in pages.items()}
     parts["metrics"] = metric_table
     parts |= {f"metrics:{name}": partial(metric_options, classes) for name, classes in metric_classes().items()}

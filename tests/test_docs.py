@@ -8,11 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 import typer
+from excused import EXCUSED
 
 from captum_vit import METHODS
 from captum_vit.adapters import registry
+from captum_vit.attr import WRAPPERS
 from captum_vit.attr.relevance import rules
 from captum_vit.cli import app
+from captum_vit.cli.demonstration.scores import MODELS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -172,7 +175,7 @@ def test_generated_parts_are_current(page, generate):
 def test_method_tables_and_pages_cover_every_method():
     for page in (ROOT / "README.md", ROOT / "docs" / "choose-a-method.md"):
         assert "<!-- methods:begin -->" in page.read_text("utf-8")
-    for name in (*METHODS, "background-suppression", "libragrad"):
+    for name in (*METHODS, *WRAPPERS):
         page = ROOT / "docs" / "methods" / f"{name}.md"
         assert f"<!-- facts:{name}:begin -->" in page.read_text("utf-8")
 
@@ -189,6 +192,31 @@ def test_every_paper_that_is_named_is_in_the_bibliography(generate):
     named = set().union(*(generate.named(each.read_text("utf-8")) for each in sources))
     assert len(named) > 40
     assert named - set(generate.papers()) == set()
+
+
+def test_methods_that_random_maps_equal_say_why_on_their_page(generate):
+    found: dict[tuple[str, str], set[str]] = {}
+    for model, method, metric in generate.scenes_numbers():
+        specific = method not in METHODS or METHODS[method].class_specific  # wrappers go around methods that are
+        if method == "random" or not specific or metric not in ("pointing game", "deletion"):
+            continue
+        if not generate.beats_random(model, method, metric):
+            found.setdefault((method, model), set()).add(metric)
+    lacking = {pair: metrics - EXCUSED.get(pair, set()) for pair, metrics in found.items()}
+    assert {pair: metrics for pair, metrics in lacking.items() if metrics} == {}
+    assert {method for method, _ in EXCUSED} == {method for method, _ in found}
+    for method in {method for method, _ in EXCUSED}:
+        page = (ROOT / "docs" / "methods" / f"{method}.md").read_text("utf-8")
+        reason = page.partition("## On the scenes\n")[2].partition("\n## ")[0]
+        assert f"<!-- scenes:{method}:begin -->" in reason
+        assert " why" in " ".join(reason.split()), method
+
+
+def test_the_table_of_the_scenes_has_every_method(generate):
+    numbers = generate.scenes_numbers()
+    for model in MODELS:
+        lacking = {name for name in METHODS if (model, name, "deletion") not in numbers}
+        assert lacking == ({"text-span"} if model == "scenes:siglip" else set())
 
 
 def test_every_metric_has_a_page(generate):

@@ -33,6 +33,7 @@ from captum_vit.attr.text_span import Contributions, TextSpan, direct_effects
 from captum_vit.attr.token_tm import TokenTM, token_tm, transformation_weights
 from captum_vit.attr.transition_attention_maps import TransitionAttentionMaps, transition_attention_maps
 from captum_vit.attr.vit_cx import ViTCX, cluster_masks, coverage
+from captum_vit.attr.wrapper import MethodWrapper
 
 __all__ = [
     "CAAP",
@@ -40,6 +41,7 @@ __all__ = [
     "GMAR",
     "LRP",
     "METHODS",
+    "WRAPPERS",
     "AttentionCAM",
     "AttentionFlow",
     "AttentionGuidedCAM",
@@ -134,3 +136,11 @@ METHODS: dict[str, type[ViTAttribution]] = {
     "bi-attn": BidirectionalAttention,
 }
 """Every method by its command-line name."""
+
+WRAPPERS: dict[str, type[MethodWrapper]] = {
+    "background-suppression": BackgroundSuppression,
+    "libragrad": LibraGrad,
+    "masked-sinks": MaskedSinks,
+    "test-time-registers": TestTimeRegisters,
+}
+"""What goes around a method, by the name that `captum_vit.evaluation.explainer_of` takes."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,13 @@ DATASETS: Mapping[str, Callable[..., Dataset[Sample]]] = {
 }
 """What makes a dataset of a path and options, by name; ``scenes`` is drawn and has no path."""
 
+_BEHIND: Mapping[str, type] = {
+    "masks": data.ImageMaskFolder,
+    "openimages": data.OpenImagesPoints,
+    "scenes": data.Scenes,
+}
+"""The class that further options are handed on to."""
+
 
 def parse_name(text: str) -> str:
     """The name alone, ``imagenet-s`` of ``imagenet-s(classes=300):PATH``."""
@@ -83,9 +91,22 @@ def dataset_of(text: str) -> Dataset[Sample]:
     if (path is None) != (name == "scenes"):
         wanted = "scenes or scenes(length=200, seed=0)" if name == "scenes" else f"{name}:PATH"
         raise ValueError(f"dataset must be {wanted}, got {text!r}.")
+    known = _options(name)
+    for option in spec.options:
+        if option not in known:
+            raise ValueError(f"options of {name} must be among {', '.join(known) or 'none'}, got {option!r}.")
     try:
         return DATASETS[name](*([path] if path else []), **spec.options)
     except TypeError as error:
         raise ValueError(
-            f"options of {name} must be those of its class in captum_vit.data, got {text!r}: {error}."
+            f"options of {name} must have values that its class in captum_vit.data takes, got {text!r}: {error}."
         ) from error
+
+
+def _options(name: str) -> list[str]:
+    """The options of a dataset: what has a default and is not decided by the name."""
+    make = DATASETS[name]
+    decided = make.keywords if isinstance(make, partial) else {}
+    takers: list[Callable[..., Any]] = [make, *([_BEHIND[name]] if name in _BEHIND else [])]
+    found = [each for taker in takers for each in signature(taker).parameters.values()]
+    return [each.name for each in found if each.default is not each.empty and each.name not in decided]

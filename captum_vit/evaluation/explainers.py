@@ -16,13 +16,12 @@ from captum.attr import Attribution, NoiseTunnel
 from torch import Tensor, nn
 
 from captum_vit.adapters import Adapter
-from captum_vit.attr import METHODS, BackgroundSuppression, BlankMapError, ViTAttribution, upsample
+from captum_vit.attr import METHODS, WRAPPERS, BlankMapError, ViTAttribution, upsample
+from captum_vit.attr.wrapper import MethodWrapper
 from captum_vit.evaluation.specs import Spec, parse_spec, unknown
 from captum_vit.evaluation.subject import Subject
 
 __all__ = ["RANDOM", "Explainer", "UnsupportedMethodError", "explainer_of", "tried"]
-
-SUPPRESSION = "background-suppression"
 
 RANDOM = "random"
 """The baseline: noise on the patch grid, or on a grid of 14×14 for a model without patches."""
@@ -54,6 +53,9 @@ _DETERMINISTIC = {
     for name in _CAPTUM_METHODS
     if name not in ("gradient-shap", "kernel-shap", "lime", "noise-tunnel", "shapley-value-sampling")
 }
+
+_REQUIRED = {"layer": "'name of a module'", "neurons": "[(block, neuron)]"}
+"""Options that have no default, with an example."""
 
 
 class UnsupportedMethodError(ValueError):
@@ -129,9 +131,10 @@ def explainer_of(spec: str | Spec, subject: Subject, *, seed: int = 0) -> Explai
     Args:
         spec: ``legrad`` and the other names of `captum_vit.METHODS`; ``captum:integrated-gradients`` and Captum's other
             methods, options being those of their constructor and of ``attribute``; ``random``; or ``module:Class``, an
-            `Attribution` of your own. ``captum:noise-tunnel(method='legrad')`` and
-            ``background-suppression(method='legrad')`` take another method inside, and
-            ``captum:layer-grad-cam(layer='layer4')`` the name of a layer.
+            `Attribution` of your own. ``captum:noise-tunnel(method='legrad')``, ``libragrad(method='legrad')`` and the
+            other names of `captum_vit.attr.WRAPPERS` take another method inside,
+            ``test-time-registers(neurons=[(3, 17)])`` also neurons, and ``captum:layer-grad-cam(layer='layer4')`` the
+            name of a layer.
         subject: the model.
         seed: of methods that draw random numbers.
 
@@ -179,19 +182,20 @@ def tried(explainer: Explainer, subject: Subject, *, maps: int = 1) -> None:
 
 def _built(spec: Spec, subject: Subject) -> tuple[Attribution, dict[str, Any]]:
     """The method, and the options that its ``attribute`` takes."""
-    kind = BackgroundSuppression if spec.name == SUPPRESSION else _class_of(spec.name)
+    kind = _class_of(spec.name)
     options = {**_defaults(kind, subject), **spec.options}
+    accepted = inspect.signature(kind.__init__).parameters
+    for name, example in _REQUIRED.items():
+        if name in accepted and name not in options:
+            raise ValueError(f"{name} must be given, as in {spec.name}({name}={example}), got none.")
     if "layer" in options:
         options["layer"] = _layer(options["layer"], subject)
-    elif "layer" in inspect.signature(kind.__init__).parameters:
-        raise ValueError(f"layer must be given, as in {spec.name}(layer='name of a module'), got none.")
     if kind is NoiseTunnel:
         inner, arguments = _built(parse_spec(str(options.pop("method", "captum:saliency"))), subject)
         return NoiseTunnel(inner), arguments | options
     explained: Any = subject.model
-    if kind is BackgroundSuppression:
+    if issubclass(kind, MethodWrapper):
         explained, _ = _built(parse_spec(str(options.pop("method", "legrad"))), subject)
-    accepted = inspect.signature(kind.__init__).parameters
     construct = {name: options.pop(name) for name in list(options) if name in accepted}
     takes = inspect.signature(kind.attribute).parameters
     wrong = [name for name in options if issubclass(kind, ViTAttribution) or name not in takes]
@@ -204,15 +208,17 @@ def _built(spec: Spec, subject: Subject) -> tuple[Attribution, dict[str, Any]]:
 
 
 def _class_of(name: str) -> type[Attribution]:
-    if name in METHODS:
-        return METHODS[name]
+    if name in METHODS or name in WRAPPERS:
+        return METHODS[name] if name in METHODS else WRAPPERS[name]
+    if name == RANDOM:
+        raise ValueError(f"method inside another one must be an attribution method, got {name!r}.")
     if name.startswith(_CAPTUM):
         if name.removeprefix(_CAPTUM) not in _CAPTUM_METHODS:
             raise unknown("method of Captum", name.removeprefix(_CAPTUM), _CAPTUM_METHODS)
         return _CAPTUM_METHODS[name.removeprefix(_CAPTUM)]
     module, _, attribute = name.partition(":")
     if not attribute:
-        raise unknown("method", name, [*METHODS, SUPPRESSION, RANDOM, *(_CAPTUM + each for each in _CAPTUM_METHODS)])
+        raise unknown("method", name, [*METHODS, *WRAPPERS, RANDOM, *(_CAPTUM + each for each in _CAPTUM_METHODS)])
     try:
         found = getattr(import_module(module), attribute)
     except (ImportError, AttributeError) as error:

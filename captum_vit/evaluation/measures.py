@@ -215,6 +215,26 @@ class Measure:
         self.empty = build(Explainer(Spec("none"), lambda images, targets: images.sum(1)))
         self._metrics: dict[int, Metric] = {}
 
+    def check(self, region: Region, right: Callable[[], int | None]) -> None:
+        """Refuses a region that lacks what the metric needs, before a map is made.
+
+        Args:
+            region: of any sample.
+            right: gives the output that is the region's own class, None where it has none.
+
+        Raises:
+            MissingAnnotationError: the dataset does not know what the metric needs.
+        """
+        known: dict[str, object] = {"masks": region.mask, "points": region.points}
+        needs: Any = self.empty.needs
+        lacking = [name for name in needs if name in known and known[name] is None]
+        if self._feed is _labelled and right() is None:
+            lacking.append("labels")
+        if lacking:
+            raise MissingAnnotationError(
+                f"{self.spec.name} can't be measured: it needs {lacking[0]}, which the dataset does not have."
+            )
+
     def states(self, cases: Sequence[Case]) -> list[State | None]:
         """What the metric's sums gain from each map; None where it does not ask about the region at all.
 

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from captum_vit.adapters import PromptClassifier
-from captum_vit.data import Sample
+from captum_vit.data import DamagedSampleError, Sample
 from captum_vit.evaluation.explainers import Explainer, UnsupportedMethodError, explainer_of, tried
 from captum_vit.evaluation.kept import KeepingBatcher, kept_records
 from captum_vit.evaluation.measures import Measure, measure_of
@@ -104,6 +104,8 @@ def evaluate(
     batcher = KeepingBatcher(batch_size) if keep_maps else Batcher(batch_size)
     targets = Targets(subject, dataset, target)
     measures = _measures(metrics, subject, dataset)
+    if length:
+        _check_annotations(measures, dataset, targets)
     rank, processes = _joined()
     autocast = _autocast(subject, precision)
     with autocast():
@@ -168,6 +170,17 @@ def _measures(metrics: Sequence[str], subject: Subject, dataset: Dataset[Sample]
         raise ValueError("metrics must name at least one, got none.")
     classes = len(getattr(dataset, "classes", ()))
     return {str(parse_spec(each)): measure_of(each, subject, classes=classes) for each in metrics}
+
+
+def _check_annotations(measures: Mapping[str, Measure], dataset: Dataset[Sample], targets: Targets) -> None:
+    """Refuses a metric that needs more than the first sample knows."""
+    try:
+        regions = dataset[0].regions
+    except DamagedSampleError:
+        return  # the run will skip it, and say so
+    for region in regions[:1]:
+        for measure in measures.values():
+            measure.check(region, partial(targets.right, region))
 
 
 def _explainers(methods: Sequence[str], subject: Subject, seed: int) -> tuple[dict[str, Explainer], dict[str, str]]:

@@ -20,6 +20,8 @@ __all__ = ["figure"]
 
 _GAP, _LINE = 0.08, 0.18
 """Inches: space between pictures, height of a line of text."""
+_NAME, _LETTER = 10.0, 0.072
+"""Size of a column's name, in points, and inches of a letter of it."""
 
 
 def figure(
@@ -81,7 +83,8 @@ def figure(
     for column, name in enumerate(("image", *maps)):
         x = left + across * column
         middle, above = (x + width / 2) / total_width, 1 - (top - 0.5 * _LINE) / total_height
-        made.text(middle, above, name, fontsize=10, ha="center", parse_math=False)
+        size_of_name = _NAME * min(1, across / (_LETTER * max(len(name), 1)))
+        made.text(middle, above, name, fontsize=size_of_name, ha="center", parse_math=False)
         if column:
             _bar(made, place(x + 0.1 * width, 0.6 * bottom, 0.8 * width, 0.07), signed=name in signed)
         for row, label in enumerate(labels):

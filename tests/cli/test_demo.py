@@ -85,6 +85,22 @@ def test_the_numbers_in_the_readme_are_those_of_the_command(tmp_path):
                 )
 
 
+def test_all_methods_take_part_where_they_can(tmp_path, monkeypatch):
+    few = {name: METHODS[name] for name in ("raw-attention", "text-span", "partial-lrp")}
+    monkeypatch.setattr("captum_vit.cli.demonstration.scores.METHODS", few)
+    result = run("-o", tmp_path, "--scenes", 1, "--seed", 3, "--all")
+    assert result.exit_code == 0, result.output
+    rows = read_csv(tmp_path / "demo.csv")
+    assert [row.method for row in rows if row.model == "scenes:vit"] == [
+        *(each.get_name() for each in few.values()),
+        RANDOM,
+    ]
+    assert [row.model for row in rows if row.method == "TextSpan"] == ["scenes:vit", "scenes:clip"]
+    means = [row.method for row in averaged(rows)]
+    assert means == ["Raw Attention", "TextSpan (2 of 3 models)", "Partial LRP", RANDOM]
+    assert "captum-vit demo --scenes 1 --seed 3 --all" in (tmp_path / "index.html").read_text("utf-8")
+
+
 @pytest.mark.parametrize(
     ("option", "value", "rule"),
     [("--scenes", 0, "at least 1"), ("--scenes", -3, "at least 1"), ("--seed", -1, "in [0, 4294967296)")],
@@ -106,7 +122,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_work(tmp_path):
 
 
 def test_a_file_that_cannot_be_written_is_an_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(MODULE, "_computed", lambda scenes, seed: (b"figure", []))
+    monkeypatch.setattr(MODULE, "_computed", lambda scenes, seed, *, every: (b"figure", []))
     (tmp_path / "demo.png").mkdir()
     result = run("-o", tmp_path)
     assert result.exit_code == 2
@@ -125,7 +141,7 @@ def test_missing_and_damaged_weights_are_an_error(tmp_path, monkeypatch):
 
 
 def test_an_interrupt_ends_with_130(tmp_path, monkeypatch):
-    def interrupted(scenes, seed):
+    def interrupted(scenes, seed, *, every):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(MODULE, "_computed", interrupted)

@@ -12,12 +12,16 @@ from pathlib import Path
 import pandas
 import pytest
 import torch
+from captum.attr import LayerGradCam
 from PIL import Image
 from typer.testing import CliRunner
 
 from captum_vit import METHODS
+from captum_vit.attr import upsample
 from captum_vit.cli import app
-from captum_vit.evaluation import Store
+from captum_vit.evaluation import Store, dataset_of, subject_of
+from captum_vit.metrics.functional import energy_inside
+from captum_vit.zoo import load_model
 
 METRICS = "energy-inside,pointing-game(tolerance=4)"
 METHODS_ASKED = "attention-rollout,random"
@@ -126,6 +130,34 @@ def test_a_method_that_cannot_is_named_with_its_reason(tmp_path):
     assert done.exit_code == 0, done.output
     assert "Left out: captum:layer-grad-cam(layer='norm'): " in done.stderr
     assert "must give maps (B, C, h, w)" in done.stderr
+
+
+def test_a_convolutional_network_is_explained_by_methods_of_captum(tmp_path):
+    model = ["--model", "timm:resnet18", "--untrained", "--image-size", 64]
+    methods = "captum:layer-grad-cam(layer='layer2'),captum:saliency,legrad,random"
+    data = ["--dataset", "scenes(length=2)", "--target", "predicted"]
+    done = run(
+        *model, "--method", methods, *data, "--metric", "energy-inside,deletion(steps=4, patch=(8, 8))", "-o", tmp_path
+    )
+    assert done.exit_code == 0, done.output
+    table = pandas.read_csv(tmp_path / "table.csv").set_index(["method", "metric"])
+    assert set(table.index.get_level_values("method")) == {
+        "captum:layer-grad-cam(layer='layer2')",
+        "captum:saliency",
+        "random",
+    }
+    assert table["value"].between(0, 1).all()
+    assert "Left out: legrad: " in done.stderr
+    loaded = load_model("timm:resnet18", weights="untrained", image_size=(64, 64))
+    subject = subject_of(loaded)
+    sample = subject.geometry(dataset_of("scenes(length=1)")[0])
+    image = subject.pixels(sample)[None]
+    best = loaded.model(image).argmax(1)
+    cam = LayerGradCam(loaded.model, loaded.model.layer2).attribute(image, target=best).detach()
+    expected = energy_inside(upsample(cam, (64, 64))[:, 0], sample.regions[0].mask[None])
+    maps = pandas.read_csv(tmp_path / "maps.csv").set_index("method")
+    found = maps.loc["captum:layer-grad-cam(layer='layer2')", "energy-inside"].iloc[0]
+    assert found == pytest.approx(float(expected), abs=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -229,6 +229,24 @@ def test_what_the_dataset_does_not_know_is_an_error(vit, scenes):
         evaluate(vit, bare, methods=["random"], metrics=["sparseness"], progress=False)
 
 
+@pytest.mark.parametrize("metric", ["energy-inside", "point-miou", "positive-perturbation(against='label')"])
+def test_what_the_first_sample_does_not_know_is_said_before_any_map_is_made(metric, vit, scenes, monkeypatch, capsys):
+    def refused(*arguments, **options):
+        raise AssertionError("a method was asked")
+
+    monkeypatch.setattr(Explainer, "__call__", refused)
+    bare = Listed([Sample("x", scenes[0].image, None, (Region(),)), scenes[1]])
+    with pytest.raises(MissingAnnotationError, match=r"can't be measured: it needs (masks|points|labels), which"):
+        evaluate(vit, bare, methods=["random"], metrics=["sparseness", metric])
+    assert capsys.readouterr().err == ""
+
+
+def test_a_first_sample_that_cannot_be_read_or_is_empty_says_nothing_of_the_others(vit, scenes):
+    for first in (DamagedSampleError("x", "cut off"), Sample("x", scenes[0].image, None, ())):
+        found = evaluate(vit, Listed([first, scenes[1]]), methods=["random"], metrics=["energy-inside"], progress=False)
+        assert found.table(resamples=2)["maps"].tolist() == [len(scenes[1].regions)]
+
+
 def test_prompts_are_the_classes_of_a_model_that_reads_texts(scenes):
     loaded = load_model("scenes:clip")
     with pytest.raises(ValueError, match="prompts must be given: scenes:clip compares images with texts, and got none"):

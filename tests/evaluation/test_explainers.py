@@ -5,7 +5,7 @@ import pytest
 import torch
 from captum.attr import Attribution, IntegratedGradients, LayerGradCam, Saliency
 
-from captum_vit import CheferCAM
+from captum_vit import GMAR, CheferCAM, LeGrad, LibraGrad, MaskedSinks, RawAttention, TestTimeRegisters
 from captum_vit.attr import upsample
 from captum_vit.data import Geometry
 from captum_vit.evaluation import Subject, UnsupportedMethodError, explainer_of
@@ -87,6 +87,34 @@ def test_noise_goes_around_any_method(vit, batch):
     torch.testing.assert_close(still, explainer_of("chefer-cam", vit)(images, targets))
 
 
+WRAPPED = {
+    "libragrad(method='chefer-cam(start_block=1)')": lambda model: LibraGrad(CheferCAM(model, start_block=1)),
+    "libragrad": lambda model: LibraGrad(LeGrad(model)),
+    "masked-sinks(method='raw-attention', factor=1.1, block=2)": lambda model: MaskedSinks(
+        RawAttention(model), factor=1.1, block=2
+    ),
+    "masked-sinks(method=\"libragrad(method='gmar')\", factor=1.1, replacement='mean')": lambda model: MaskedSinks(
+        LibraGrad(GMAR(model)), factor=1.1, replacement="mean"
+    ),
+    "test-time-registers(method='raw-attention', neurons=[(1, 7), (2, 30)], registers=2)": lambda model: (
+        TestTimeRegisters(RawAttention(model), [(1, 7), (2, 30)], registers=2)
+    ),
+}
+
+
+@pytest.mark.parametrize("spec", WRAPPED)
+def test_what_goes_around_a_method_has_a_name(spec, vit, batch):
+    images, targets = batch
+    method, explainer = WRAPPED[spec](vit.model), explainer_of(spec, vit)
+    expected = method.attribute(images, target=targets).sum(1)
+    torch.testing.assert_close(explainer(images, targets), expected)
+    assert explainer.gradients == method.class_specific
+    plain = method
+    while not isinstance(plain, (LeGrad, CheferCAM, RawAttention, GMAR)):
+        plain = plain.method
+    assert not torch.allclose(expected, plain.attribute(images, target=targets).sum(1))
+
+
 def test_methods_for_transformers_leave_others_with_a_reason(convolutional):
     with pytest.raises(UnsupportedMethodError, match="Sequential"):
         explainer_of("legrad", convolutional)
@@ -106,6 +134,13 @@ def test_methods_for_transformers_leave_others_with_a_reason(convolutional):
         ("legrad(layers=3)", r"options of legrad must be among blocks, .*got 'layers'"),
         ("captum:layer-grad-cam(layer='layer9')", r"layer must be the name of a module of scenes:vit, got 'layer9'"),
         ("nowhere.module:Method", r"method must be importable as module:Class, got 'nowhere\.module:Method'"),
+        ("libragrad(method='gem')", r"method must take gradients for LibraGrad to change it, got GEM"),
+        ("libragrad(method='random')", r"method inside another one must be an attribution method, got 'random'"),
+        ("masked-sinks(method='le-grad')", r"no method is called 'le-grad'\. Did you mean legrad"),
+        ("masked-sinks(factors=2)", r"options of masked-sinks must be among .*factor, .*got 'factors'"),
+        ("test-time-registers", r"neurons must be given, as in test-time-registers\(neurons=\[\(block, neuron\)\]\)"),
+        ("test-time-registers(neurons=[(9, 0)])", r"neurons must be of blocks in \[0, 5\], got \(9, 0\)"),
+        ("libragad(method='gmar')", r"no method is called 'libragad'\. Did you mean libragrad"),
         (f"{__name__}:NoMethod", r"method must be a captum\.attr\.Attribution, got '.*NoMethod'"),
     ],
 )
@@ -124,6 +159,11 @@ def test_what_captum_draws_from_numpy_follows_from_the_seed(vit, batch):
     np.random.seed(6)  # noqa: NPY002
     torch.testing.assert_close(explainer(images[:1], targets[:1], key=7), first, rtol=0, atol=0)
     assert not torch.equal(explainer(images[:1], targets[:1], key=8), first)
+
+
+def test_only_methods_of_this_package_go_inside(vit):
+    with pytest.raises(UnsupportedMethodError, match="method must be a ViTAttribution of captum_vit, got Saliency"):
+        explainer_of("masked-sinks(method='captum:saliency')", vit)
 
 
 def test_a_layer_must_be_named(vit):

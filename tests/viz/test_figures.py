@@ -7,6 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from captum_vit import METHODS
 from captum_vit.viz import figure, overlay
 
 RNG = np.random.default_rng(0)
@@ -56,6 +57,19 @@ def test_the_words_below_neighbouring_bars_do_not_meet():
     boxes = sorted((word.get_window_extent() for word in words), key=lambda box: box.x0)
     assert len(boxes) == 6
     assert all(left.x1 < right.x0 for left, right in pairwise(boxes))
+
+
+def test_long_names_of_methods_neither_meet_nor_leave_the_figure():
+    names = [method.get_name() for method in METHODS.values()]
+    names = sorted(names, key=len)[-4:]
+    made = figure(np.zeros((40, 40, 3)), {name: np.eye(40)[None] for name in names}, rows=["1"], cell=1.4)
+    made.canvas.draw()
+    boxes = [text.get_window_extent() for text in made.texts if text.get_text() in names]
+    assert len(boxes) == 4
+    assert all(left.x1 < right.x0 for left, right in pairwise(boxes))
+    assert boxes[-1].x1 <= made.bbox.x1
+    short = figure(IMAGE, MAPS, rows=["1", "2"], cell=1.4)
+    assert [text.get_fontsize() for text in short.texts[:3]] == [10, 10, 10]
 
 
 def test_rows_have_images_and_outlines_of_their_own():

@@ -22,7 +22,7 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 0 auto; p
 h1 { font-size: 1.6rem; margin-bottom: 0; } h2 { font-size: 1.2rem; margin-top: 2.5rem; }
 p, dl, summary { max-width: 46rem; }
 .wide { overflow-x: auto; }
-img { width: 100%; min-width: 46rem; height: auto; background: white; border-radius: 6px; }
+img { width: 100%; height: auto; background: white; border-radius: 6px; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; white-space: nowrap; }
 th, td { padding: .35rem .7rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: bottom; }
 th { white-space: normal; }
@@ -34,6 +34,9 @@ code { background: var(--soft); padding: .1rem .3rem; border-radius: 4px; }
 footer { margin-top: 3rem; font-size: .85rem; opacity: .75; }
 """
 
+_COLUMN = 2.9
+"""Width of a column of the figure, as many as methods and one more, below which the page scrolls."""
+
 
 def page(png: bytes, rows: Sequence[Row], *, command: str) -> str:
     """The whole page.
@@ -44,6 +47,7 @@ def page(png: bytes, rows: Sequence[Row], *, command: str) -> str:
         command: what reproduces it.
     """
     models = list(dict.fromkeys(row.model for row in rows))
+    columns = len({row.method for row in rows})
     single = "".join(
         f"<details><summary>{escape(model)}</summary>{_table([row for row in rows if row.model == model])}</details>"
         for model in models
@@ -63,9 +67,10 @@ def page(png: bytes, rows: Sequence[Row], *, command: str) -> str:
 </head>
 <body>
 <h1>Where do vision transformers look?</h1>
-<p>Every method of captum_vit on three small trained models and synthetic scenes, whose objects are known to the
+<p>Methods of captum_vit on three small trained models and synthetic scenes, whose objects are known to the
 pixel.</p>
-<div class="wide"><img alt="Heat maps: one row per object, one column per method; the object is outlined in white"
+<div class="wide"><img style="min-width: {columns * _COLUMN:g}rem"
+alt="Heat maps: one row per object, one column per method; the object is outlined in white"
 src="data:image/png;base64,{base64.b64encode(png).decode()}"></div>
 <p>One row per object, outlined in white. Two rows show the same scene and ask for different objects: the map of a
 class-specific method moves, that of the others can't. Every map is scaled by itself.</p>

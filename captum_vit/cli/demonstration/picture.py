@@ -25,14 +25,16 @@ _STEP = 4
 """Between two shades of a colour; finer ones can't be seen, and would make the file half as large again."""
 
 
-def picture(groups: Sequence[Cases]) -> Figure:
-    """One row per object and one column per method that explains all models, the object outlined.
+def picture(groups: Sequence[Cases], methods: Sequence[str] | None = None) -> Figure:
+    """One row per object and one column per method, the object outlined.
 
     Args:
         groups: what is shown, a few objects for each model.
+        methods: names of methods that explain all models; by default those of one pass.
     """
     images, masks, rows = [], [], []
-    methods = shared_methods(*(cases.classifier for cases in groups))
+    if methods is None:
+        methods = shared_methods(*(cases.classifier for cases in groups))
     maps: dict[str, list[torch.Tensor]] = {METHODS[name].get_name(): [] for name in methods}
     for cases in groups:
         images += [cases.loaded.denormalise(each) for each in cases.images]

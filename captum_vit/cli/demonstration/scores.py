@@ -148,12 +148,18 @@ def explained(cases: Cases, method: str) -> Tensor:
     return attribution.sum(1)
 
 
-def shared_methods(*classifiers: Adapter) -> list[str]:
-    """The names of the methods that explain each of some models by one forward pass and at most one backward pass."""
+def shared_methods(*classifiers: Adapter, any_cost: bool = False) -> list[str]:
+    """The names of the methods that explain each of some models.
+
+    Args:
+        classifiers: the models.
+        any_cost: whether methods that need more than one forward pass and one backward pass take part.
+    """
     return [
         name
         for name, method in METHODS.items()
-        if _ONE_PASS.fullmatch(method.passes) and not any(method.why_unsupported(each) for each in classifiers)
+        if (any_cost or _ONE_PASS.fullmatch(method.passes))
+        and not any(method.why_unsupported(each) for each in classifiers)
     ]
 
 
@@ -189,14 +195,15 @@ def measured(
 
 
 def averaged(rows: Sequence[Row]) -> list[Row]:
-    """The mean over the models, per method in the order of the rows."""
+    """The mean over the models, per method in the order of the rows; a method that explains not all of them says so."""
     by_method: dict[str, list[Row]] = {}
     for row in rows:
         by_method.setdefault(row.method, []).append(row)
+    models = len({row.model for row in rows})
     return [
         Row(
             "mean",
-            method,
+            method if len(group) == models else f"{method} ({len(group)} of {models} models)",
             group[0].objects,
             {name: fmean(each.values[name] for each in group) for name in group[0].values},
         )
