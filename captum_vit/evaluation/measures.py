@@ -290,7 +290,8 @@ def measure_of(spec: str | Spec, subject: Subject, *, classes: int = 0) -> Measu
 
     Args:
         spec: ``insertion(steps=28, patch='grid')``: a name of `MEASURES` with the options of its class;
-            ``patch='grid'`` stands for the pixels of the model's patch, ``fill='black'`` for black in its units;
+            ``patch='grid'`` stands for the pixels of the model's patch, ``patch=8`` for a square, ``fill='black'`` for
+            black in its units;
             ``segmentation(preset='legrad')``; ``negative-perturbation(against='label')`` asks whether the label is
             still predicted, whichever class the map was made for; ``foreground-attention-focus(grid='patch')`` takes
             the map as it is on the patch grid.
@@ -307,6 +308,8 @@ def measure_of(spec: str | Spec, subject: Subject, *, classes: int = 0) -> Measu
     options = dict(spec.options)
     if options.get("patch") == "grid":
         options["patch"] = subject.patch
+    if isinstance(options.get("patch"), int):
+        options["patch"] = (options["patch"],) * 2
     if options.get("fill") == "black":
         options["fill"] = subject.black
     if spec.name in _VARIANTS and _VARIANTS[spec.name][0] in options:

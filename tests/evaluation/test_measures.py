@@ -52,6 +52,10 @@ def test_the_label_may_be_asked_about_whichever_class_the_map_was_made_for(vit):
     assert found == {"target": 20, "label": 0}
 
 
+def test_a_patch_may_be_the_side_of_a_square(vit):
+    assert "patch=(8, 8)" in repr(measure_of("insertion(patch=8)", vit).empty)
+
+
 def test_black_is_black_in_the_units_of_the_model(vit):
     images = torch.stack([vit.pixels(SceneSamples(Scenes(3, seed=3))[k]) for k in range(3)])
     targets = vit.model(images).argmax(1)
