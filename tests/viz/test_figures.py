@@ -43,6 +43,16 @@ def test_labels_headings_title_and_notice_are_written():
     assert made.texts[-1].get_fontweight() == "bold"
 
 
+def test_long_headings_are_broken_and_stay_above_the_pictures():
+    made = figure(IMAGE, {"a name that is far too long for a column of this width": MAPS["LeGrad"]}, rows=["1", "2"])
+    made.canvas.draw()
+    heading = made.texts[1].get_window_extent()
+    pictures = [axes.get_window_extent() for axes in made.axes if axes.images]
+    assert heading.width < 1.1 * pictures[0].width
+    assert heading.y0 > max(box.y1 for box in pictures)
+    assert heading.y1 < made.bbox.y1
+
+
 def test_the_bars_say_what_the_ends_of_the_colours_mean():
     made = figure(IMAGE, MAPS, rows=["1", "2"], signed=["AttentionCAM"])
     labels = [[tick.get_text() for tick in axes.get_xticklabels()] for axes in made.axes if not axes.images]
