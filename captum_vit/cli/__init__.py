@@ -1,4 +1,4 @@
-"""The command line, ``captum-vit``: a demo, explain images, evaluate and list methods, examine a model.
+"""The command line, ``captum-vit``: a demo, explain images, evaluate and list methods, examine a model, serve a page.
 
 Model libraries and PyTorch are imported inside the commands, so that ``captum-vit --help`` answers at once.
 """
@@ -15,6 +15,7 @@ from captum_vit.cli.demo import demo
 from captum_vit.cli.doctor import doctor
 from captum_vit.cli.evaluate import evaluate
 from captum_vit.cli.explain import explain
+from captum_vit.cli.explore import explore
 from captum_vit.cli.methods import list_methods
 
 __all__ = ["app", "main"]
@@ -28,6 +29,7 @@ app = typer.Typer(
 app.command()(demo)
 app.command()(explain)
 app.command()(evaluate)
+app.command("app")(explore)
 app.command("list")(list_methods)
 app.command()(doctor)
 

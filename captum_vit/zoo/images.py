@@ -18,7 +18,9 @@ SAMPLES = ("astronaut", "chelsea", "coffee")
 _EIGHT_BITS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "LAB")
 
 
-def load_image(spec: str | Path, *, max_pixels: int | None = None, formats: tuple[str, ...] | None = None) -> Image.Image:
+def load_image(
+    spec: str | Path, *, max_pixels: int | None = None, formats: tuple[str, ...] | None = None
+) -> Image.Image:
     """Reads an image as RGB, turned upright as its EXIF tag says.
 
     Args:
