@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 from typing import TYPE_CHECKING, Annotated
 
@@ -42,6 +43,7 @@ def explore(
 
     Runs offline on the shipped models and example scenes. Nothing is sent anywhere. Ends with Ctrl-C.
     """
+    _check_address(host, port)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Gradio is imported
     os.environ["GRADIO_RUN_HISTORY"] = "False"
     try:
@@ -60,13 +62,22 @@ def explore(
     try:
         served = serve(Explorer(models, device, int(max_mb * 1e6), int(max_megapixels * 1e6)), host, port)
     except OSError as error:
-        refuse(f"{host}:{port} can't be served at: {error}.", "--port")
-    typer.echo(f"Open http://{host}:{port} in a browser; Ctrl-C ends it.")
+        refuse(f"{host}:{port} can't be served at: {error}", "--port")
     try:
+        typer.echo(f"Open http://{host}:{port} in a browser; Ctrl-C ends it.")
         threading.Event().wait()
     except KeyboardInterrupt:
         served.close()
         typer.echo("Ended.", err=True)
+
+
+def _check_address(host: str, port: int) -> None:
+    """Refuses an address that can't be served at, before the models are loaded."""
+    try:
+        with socket.create_server((host, port)):
+            pass
+    except OSError as error:
+        refuse(f"{host}:{port} can't be served at: {error.strerror}.", "--port")
 
 
 def _loaded(name: str, untrained: bool, device: str, seed: int) -> LoadedModel:

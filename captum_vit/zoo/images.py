@@ -50,7 +50,7 @@ def load_image(
             if max_pixels is not None and image.width * image.height > max_pixels:
                 raise ValueError(
                     f"image must have at most {max_pixels / 1e6:g} megapixels, got {image.width}×{image.height} = "
-                    f"{image.width * image.height / 1e6:.1f}."
+                    f"{image.width * image.height / 1e6:.3g}."
                 )
             if image.mode not in _EIGHT_BITS:
                 raise ValueError(

@@ -80,9 +80,11 @@ class Explorer:
         try:
             if source.startswith("scene:"):
                 return load_image(source)
-            size = Path(source).stat().st_size
+            path = Path(source)
+            size = path.stat().st_size if path.is_file() else 0  # what is no file is refused below
             if size > self.max_bytes:
-                raise RefusedError(f"The file must have at most {self.max_bytes / 1e6:g} MB, got {size / 1e6:.1f} MB.")
+                limit = f"{self.max_bytes / 1e6:g} MB"
+                raise RefusedError(f"The file must have at most {limit}, got {size / 1e6:.1f} MB ({size} bytes).")
             return load_image(source, max_pixels=self.max_pixels, formats=FORMATS)
         except (ValueError, OSError) as error:
             message = str(error).replace(source, Path(source).name)  # uploads lie in a folder of no interest
