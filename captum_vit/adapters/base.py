@@ -94,12 +94,32 @@ class Adapter(nn.Module, ABC):
             ValueError: the pooling has no fixed shares (a maximum over tokens).
         """
 
+    @property
+    def native_size(self) -> tuple[int, int] | None:
+        """The image size (H, W) that the model was made for; None where it has none, or the adapter does not say it."""
+        return None
+
     def covered(self, height: int, width: int) -> tuple[int, int]:
         """How many pixels from the top left the patches cover; the model never sees those beyond.
 
         All, unless the patch size does not divide the size that the model was made for (378 of 384 with patches of 14).
         """
         return height, width
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(self._facts())})"
+
+    def _facts(self) -> list[str]:
+        """What is worth knowing of the model at a glance."""
+        facts = [self.family, _counted(len(self.blocks), "block")]
+        if self.native_size is not None:
+            try:
+                gh, gw = self.grid(*self.native_size)
+                facts.append(f"grid {gh}×{gw} at {self.native_size[0]}×{self.native_size[1]}")
+            except ValueError:
+                facts.append(f"no grid at {self.native_size[0]}×{self.native_size[1]}")
+        facts += [_counted(self.num_prefix_tokens, "prefix token"), f"{self.pooling} pooling"]
+        return [*facts, _counted(self.num_outputs, "output")]
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, K) of a batch of images (B, C, H, W)."""
@@ -259,3 +279,7 @@ class Adapter(nn.Module, ABC):
         weights = torch.zeros(num_tokens)
         weights[tokens] = 1.0
         return weights / weights.sum()
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

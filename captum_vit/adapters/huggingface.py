@@ -65,6 +65,10 @@ class HuggingFaceAdapter(Adapter):
         blocks: Sequence[nn.Module] = backbone.encoder.layers if hasattr(backbone, "encoder") else backbone.layers
         return blocks
 
+    @property
+    def native_size(self) -> tuple[int, int]:
+        return _pair(self._config.image_size)
+
     def grid(self, height: int, width: int) -> tuple[int, int]:
         patch, size = _pair(self._config.patch_size), _pair(self._config.image_size)
         if self._interpolate:

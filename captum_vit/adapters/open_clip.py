@@ -122,6 +122,11 @@ class OpenCLIPTower(_OpenCLIP):
         tokens = super().block_tokens(output)
         return tokens if self._visual.transformer.batch_first else tokens.transpose(0, 1)
 
+    @property
+    def native_size(self) -> tuple[int, int]:
+        height, width = self._visual.image_size
+        return height, width
+
     def grid(self, height: int, width: int) -> tuple[int, int]:
         remedy = (
             "Resize the image, or create the model with open_clip.create_model(..., force_image_size=(height, width))."
@@ -186,6 +191,10 @@ class OpenCLIPTimmTower(_OpenCLIP):
     @property
     def blocks(self) -> Sequence[nn.Module]:
         return self._trunk.blocks
+
+    @property
+    def native_size(self) -> tuple[int, int] | None:
+        return self._trunk.native_size
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         return self._trunk.grid(height, width)

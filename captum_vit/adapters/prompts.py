@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import reprlib
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, TypeAlias
@@ -239,6 +240,10 @@ class PromptClassifier(Adapter):
     def blocks(self) -> Sequence[nn.Module]:
         return self.tower.blocks
 
+    @property
+    def native_size(self) -> tuple[int, int] | None:
+        return self.tower.native_size
+
     def grid(self, height: int, width: int) -> tuple[int, int]:
         return self.tower.grid(height, width)
 
@@ -265,6 +270,10 @@ class PromptClassifier(Adapter):
 
     def forward(self, images: Tensor) -> Tensor:
         return self._logits(self.tower(images))
+
+    def _facts(self) -> list[str]:
+        facts = [*super()._facts()[:-1], f"{len(self.prompts)} prompts {reprlib.repr(list(self.prompts))}"]
+        return facts if self.template == "{}" else [*facts, f"template {reprlib.repr(self.template)}"]
 
     def readout(self, tokens: Tensor, *, final_norm: bool = True) -> Tensor:
         return self._logits(self.tower.readout(tokens, final_norm=final_norm))

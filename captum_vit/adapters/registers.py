@@ -132,6 +132,10 @@ class RegisterAdapter(Adapter):
     def blocks(self) -> Sequence[nn.Module]:
         return self.inner.blocks
 
+    @property
+    def native_size(self) -> tuple[int, int] | None:
+        return self.inner.native_size
+
     def grid(self, height: int, width: int) -> tuple[int, int]:
         return self.inner.grid(height, width)
 

@@ -59,6 +59,11 @@ class TimmAdapter(Adapter):
         height, width = self.model.patch_embed.feat_ratio(as_scalar=False)
         return height, width
 
+    @property
+    def native_size(self) -> tuple[int, int] | None:
+        size: tuple[int, int] | None = self.model.patch_embed.img_size
+        return size
+
     def grid(self, height: int, width: int) -> tuple[int, int]:
         embed = self.model.patch_embed
         if not embed.strict_img_size or embed.img_size is None:
@@ -121,6 +126,10 @@ class NaFlexVitAdapter(TimmAdapter):
     def _patch_size(self) -> tuple[int, int]:
         height, width = self.model.embeds.patch_size
         return height, width
+
+    @property
+    def native_size(self) -> tuple[int, int] | None:
+        return None
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         return self._divided_grid(self._patch_size, height, width)

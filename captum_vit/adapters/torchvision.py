@@ -33,6 +33,10 @@ class TorchvisionAdapter(Adapter):
         blocks: Sequence[nn.Module] = self.model.encoder.layers
         return blocks
 
+    @property
+    def native_size(self) -> tuple[int, int]:
+        return self.model.image_size, self.model.image_size
+
     def grid(self, height: int, width: int) -> tuple[int, int]:
         size, patch = self.model.image_size, self.model.patch_size
         remedy = "Resize the image to a square of that size, or create the model with another image_size."

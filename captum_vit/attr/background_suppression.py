@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -88,7 +89,12 @@ class BackgroundSuppression(MethodWrapper):
             raise ValueError(f"threshold must be in [0, 1], got {threshold}.")
         self.threshold = threshold
         self.embedding = method.forward_func.encode([prompt])[0] if embedding is None else embedding
+        self.prompt = prompt if embedding is None else None
         method.forward_func.with_extra(self.embedding)  # refuses a wrong embedding now
+
+    def _options(self) -> dict[str, Any]:
+        unused = "prompt" if self.prompt is None else "embedding"
+        return {name: value for name, value in super()._options().items() if name != unused}
 
     def _maps(
         self,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import reprlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import ClassVar, Literal, TypeAlias, overload
+from inspect import signature
+from typing import Any, ClassVar, Literal, TypeAlias, overload
 
 import torch
 import torch.nn.functional as F
@@ -73,6 +75,31 @@ class ViTAttribution(Attribution, ABC):
     @classmethod
     def get_name(cls) -> str:
         return cls.name
+
+    def __repr__(self) -> str:
+        options = [f"{name}={_shown(value)}" for name, value in self._options().items()]
+        return f"{type(self).__name__}({', '.join([repr(self._explained()), *options])})"
+
+    def _explained(self) -> nn.Module | ViTAttribution:
+        """What the constructor was given first: the model, or the method that is wrapped."""
+        return self.forward_func
+
+    def _options(self) -> dict[str, Any]:
+        """The options that differ from their defaults, by their names in the constructor."""
+        defaults = {each.name: each.default for each in signature(type(self)).parameters.values()}
+        defaults |= self._resolved_defaults()
+        own = {name: getattr(self, name) for name in list(defaults)[1:] if hasattr(self, name)}
+        return {name: value for name, value in own.items() if not self._is_default(value, defaults[name])}
+
+    def _resolved_defaults(self) -> dict[str, Any]:
+        """What those defaults become on this model that are not kept as they were given."""
+        return {}
+
+    def _is_default(self, value: Any, default: Any) -> bool:
+        if isinstance(value, Tensor):
+            return value.ndim == 0 and value.item() == default
+        counted_from_the_end = default == -1 and value == len(self.forward_func.blocks) - 1
+        return bool(value == default) or counted_from_the_end
 
     @classmethod
     def why_unsupported(cls, model: nn.Module) -> str | None:
@@ -262,6 +289,13 @@ class ViTAttribution(Attribution, ABC):
                 "are zero does that (torchvision's untrained ViT), and so does an output that no token changes"
             )
         return "no relevance arrives at the patch tokens"
+
+
+def _shown(value: Any) -> str:
+    """An option as short text."""
+    if isinstance(value, Tensor):
+        return f"{value.item():g}" if value.ndim == 0 else f"Tensor{tuple(value.shape)}"
+    return reprlib.repr(value)
 
 
 def upsample(maps: Tensor, size: tuple[int, int], covered: tuple[int, int] | None = None) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -154,14 +154,19 @@ class BidirectionalAttention(ViTAttribution):
         if operator.index(steps_at_once) < 1:
             raise ValueError(f"steps_at_once must be at least 1, got {steps_at_once}.")
         depth = len(self.forward_func.blocks)
-        if start_block is None:
-            start_block = depth * (3 if approximation == "head" else 5) // 12
         if approximation == "token":
             for index in range(depth):
                 self.forward_func.block_norms(index)
         self.approximation: Approximation = approximation
-        self.start_block = checked_start_block(start_block, depth)
+        self.start_block = self._first_block() if start_block is None else checked_start_block(start_block, depth)
         self.steps, self.steps_at_once = operator.index(steps), operator.index(steps_at_once)
+
+    def _first_block(self) -> int:
+        """The authors' choice."""
+        return len(self.forward_func.blocks) * (3 if self.approximation == "head" else 5) // 12
+
+    def _resolved_defaults(self) -> dict[str, Any]:
+        return {"start_block": self._first_block()}
 
     def _relevance(self, images: Tensor, targets: Tensor) -> Tensor:
         adapter, by_head = self.forward_func, self.approximation == "head"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -113,6 +113,9 @@ class CAAP(ViTAttribution):
         scores = perturbed_scores(targets, len(regions), self.masks_per_batch, run)  # (B, T, gh·gw)
         unpatched = (neutral_logits if inserts else clean_logits).to(scores.dtype).gather(1, targets)[..., None]
         return scores - unpatched if inserts else unpatched - scores
+
+    def _resolved_defaults(self) -> dict[str, Any]:
+        return {"blocks": _checked_range(None, len(self.forward_func.blocks))}
 
     def _run(self, images: Tensor) -> tuple[BlockEntries, Tensor]:
         adapter = self.forward_func

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -119,6 +119,14 @@ class GEM(ViTAttribution):
         self.iterations, self.temperature, self.projections = iterations, temperature, tuple(projections)
         for index in self.blocks:
             self.forward_func.attention_branch(index)
+
+    @property
+    def num_blocks(self) -> int:
+        """The last blocks that take part."""
+        return len(self.blocks)
+
+    def _resolved_defaults(self) -> dict[str, Any]:
+        return {"num_blocks": min(_NUM_BLOCKS, len(self.forward_func.blocks))}
 
     def _relevance(self, images: Tensor, targets: Tensor) -> Tensor:
         logits = self._logits(self._path(images))  # (B, N, K)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -111,6 +112,9 @@ class LeGrad(ViTAttribution):
         self.signed = not relu
         self.per_block_readout = per_block_readout
         self.final_norm = final_norm
+
+    def _resolved_defaults(self) -> dict[str, Any]:
+        return {"blocks": list(range(len(self.forward_func.blocks)))}
 
     def attribute_blocks(
         self, inputs: Tensor | tuple[Tensor, ...], target: Target = None, *, internal_batch_size: int | None = None

@@ -144,7 +144,8 @@ class TestTimeRegisters(MethodWrapper):
             if not 0 <= block < depth:
                 raise ValueError(f"neurons must be of blocks in [0, {depth - 1}], got {(block, neuron)}.")
             chosen.setdefault(block, []).append(neuron)
-        self.forward_func = RegisterAdapter(method.forward_func, chosen, operator.index(registers), patches)
+        self.registers, self.patches = operator.index(registers), patches
+        self.forward_func = RegisterAdapter(method.forward_func, chosen, self.registers, patches)
 
     def _maps(
         self,

@@ -45,6 +45,11 @@ class TokenCAM(ViTAttribution):
         self.relu = relu
         self.signed = not relu
 
+    @property
+    def block(self) -> Block:
+        """The block that is explained, from 0, or "all"."""
+        return "all" if len(self.blocks) == len(self.forward_func.blocks) > 1 else self.blocks[0]
+
     @abstractmethod
     def _block_map(self, tokens: Tensor, gradient: Tensor) -> Tensor:
         """Relevance (B, N) from the tokens of one block and the gradient at them, each (B, N, D)."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from captum_vit.attr.base import ViTAttribution
 
@@ -27,6 +27,9 @@ class MethodWrapper(ViTAttribution):
         super().__init__(method.forward_func)
         self.method = method
         self.class_specific, self.signed = method.class_specific, method.signed
+
+    def _explained(self) -> nn.Module | ViTAttribution:
+        return self.method
 
     def _inside(self) -> ViTAttribution:
         """The method on this wrapper's adapter, which a wrapper around this one may have exchanged."""

@@ -1,4 +1,4 @@
-"""The command line, ``captum-vit``: a demo, explain images, evaluate methods and report it, list them, examine a model.
+"""The command line, ``captum-vit``: a demo, explain images, evaluate and report, list methods, examine a model, a page.
 
 Model libraries and PyTorch are imported inside the commands, so that ``captum-vit --help`` answers at once.
 """
@@ -15,6 +15,7 @@ from captum_vit.cli.demo import demo
 from captum_vit.cli.doctor import doctor
 from captum_vit.cli.evaluate import evaluate
 from captum_vit.cli.explain import explain
+from captum_vit.cli.explore import explore
 from captum_vit.cli.methods import list_methods
 from captum_vit.cli.report import report
 
@@ -30,6 +31,7 @@ app.command()(demo)
 app.command()(explain)
 app.command()(evaluate)
 app.command()(report)
+app.command("app")(explore)
 app.command("list")(list_methods)
 app.command()(doctor)
 

@@ -10,7 +10,6 @@ import typer
 
 from captum_vit.cli.arguments import (
     checked_device,
-    class_index,
     image_size,
     load,
     method_names,
@@ -18,9 +17,9 @@ from captum_vit.cli.arguments import (
     scene_specs,
     writable_folder,
 )
+from captum_vit.cli.asking import classifier_of, names_in, question_of, unknown_words
 
 if TYPE_CHECKING:
-    from captum_vit.adapters import Adapter
     from captum_vit.cli.job import Job
     from captum_vit.zoo import LoadedModel
 
@@ -84,18 +83,21 @@ def explain(
     side, names = image_size(size), method_names(method)
     specs = [*(images or []), *scene_specs(scene or [])]
     try:
+        from captum_vit.cli.job import Job
+
         checked_device(device)
         if model is None:
             model = DEFAULT_TEXT_MODEL if prompt or template else DEFAULT_CLASSIFIER
             typer.echo(f"No --model: {model}, trained on synthetic scenes of coloured shapes.", err=True)
         loaded = load(model, "untrained" if untrained else "pretrained", checkpoint, side, seed)
         loaded.model.to(device)
-        adapter = _adapter(loaded, prompt or _names_in(specs, loaded), template, target)
-        if prompt:
-            _notice_unknown_words(loaded, prompt)
+        adapter = classifier_of(loaded, prompt or names_in(specs, loaded), template, target)
+        if prompt and (notice := unknown_words(loaded, prompt)):
+            typer.echo(notice, err=True)
         elif not target:
             _notice_predicted_class(loaded, specs)
-        job = _job(loaded, adapter, names, target, bool(prompt), device, output, seed)
+        question = question_of(loaded, adapter, names, target, bool(prompt), device)
+        job = Job(**vars(question), output=writable_folder(output), seed=seed)
         failed = _run(job, specs)
     except KeyboardInterrupt as error:
         typer.echo(f"Interrupted. What was finished is in {output}.", err=True)
@@ -107,30 +109,6 @@ def explain(
         raise typer.Exit(1)
 
 
-def _names_in(specs: list[str], loaded: LoadedModel) -> list[str]:
-    """What a model that reads texts is asked when there is no prompt: the objects of the scenes, if all are scenes."""
-    from captum_vit.zoo import load_scene
-
-    if loaded.load_tokenizer is None or not all(each.startswith("scene:") for each in specs):
-        return []
-    try:
-        return list(dict.fromkeys(each.phrase for spec in specs for each in load_scene(spec).objects))
-    except ValueError as error:
-        refuse(str(error), "--scene")
-
-
-def _notice_unknown_words(loaded: LoadedModel, prompts: list[str]) -> None:
-    if loaded.unknown_words is None:
-        return
-    unknown = list(dict.fromkeys(word for prompt in prompts for word in loaded.unknown_words(prompt)))
-    if unknown:
-        typer.echo(
-            f"{loaded.name} never saw the words {', '.join(map(repr, unknown))}: they mean nothing to it. It knows "
-            "prompts such as 'a photo of a red star'.",
-            err=True,
-        )
-
-
 def _notice_predicted_class(loaded: LoadedModel, specs: list[str]) -> None:
     from captum_vit.data import CLASSES
 
@@ -140,65 +118,6 @@ def _notice_predicted_class(loaded: LoadedModel, specs: list[str]) -> None:
             f"{loaded.name} has no classes that name the objects of a scene: its predicted class is explained.",
             err=True,
         )
-
-
-def _adapter(
-    loaded: LoadedModel, prompts: list[str] | None, template: list[str] | None, targets: list[str] | None
-) -> Adapter:
-    """The classifier to explain: the model itself, or the model with prompts."""
-    from captum_vit.adapters import PromptClassifier, adapt
-    from captum_vit.zoo import WeightsUnavailableError
-
-    if loaded.load_tokenizer is None:
-        if prompts or template:
-            option = "--prompt" if prompts else "--template"
-            refuse(f"{loaded.name} reads no texts; choose classes with --target.", option)
-        try:
-            return adapt(loaded.model)
-        except TypeError as error:
-            refuse(str(error), "--model")
-    if targets:
-        refuse(f"{loaded.name} has no classes; compare the image with texts: --prompt 'a cat'.", "--target")
-    if not prompts:
-        refuse(f"{loaded.name} compares images with texts and needs at least one: --prompt 'a cat'.", "--prompt")
-    try:
-        return PromptClassifier(loaded.model, loaded.load_tokenizer(), prompts, template=template or "{}")
-    except (ValueError, TypeError, ImportError, WeightsUnavailableError) as error:
-        refuse(str(error), "--template" if str(error).startswith("template") else "--prompt")
-
-
-def _job(
-    loaded: LoadedModel,
-    adapter: Adapter,
-    names: list[str],
-    targets: list[str] | None,
-    prompted: bool,
-    device: str,
-    output: Path,
-    seed: int,
-) -> Job:
-    from captum_vit.adapters import PromptClassifier
-    from captum_vit.attr import METHODS
-    from captum_vit.cli.job import Job
-
-    if isinstance(adapter, PromptClassifier):
-        indices: list[int] | None = list(range(adapter.num_outputs)) if prompted else None
-    elif targets:
-        indices = list(dict.fromkeys(class_index(each, loaded, adapter.num_outputs) for each in targets))
-    elif loaded.outputs == "features":
-        refuse(f"{loaded.name} has no classifier; name one of its {adapter.num_outputs} features.", "--target")
-    else:
-        indices = None
-    try:
-        adapter.grid(*loaded.image_size)
-    except ValueError as error:
-        refuse(str(error), "--image-size")
-    for name in names:
-        reason = METHODS[name].why_unsupported(adapter)
-        if reason is not None:
-            refuse(f"{loaded.name} can't be explained by {name}: {reason}", "--method")
-    explainers = {name: METHODS[name](adapter) for name in names}
-    return Job(loaded, adapter, explainers, indices, device, writable_folder(output), seed)
 
 
 def _run(job: Job, images: list[str]) -> list[str]:

@@ -62,6 +62,14 @@ class LayerDistribution:
     def __post_init__(self) -> None:
         check_scale(self.normalise)
 
+    def __repr__(self) -> str:
+        rows, depth = self.relevance.shape
+        return f"LayerDistribution: {self.model}, {rows} maps over {depth} blocks, {len(self.maps) - 1} classes"
+
+    def _repr_markdown_(self) -> str:
+        """The table of `markdown`, as notebooks show it."""
+        return self.markdown()
+
     @property
     def maps(self) -> dict[str, int]:
         """Maps that count, by class; those of all first."""

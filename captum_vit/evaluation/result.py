@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from html import escape
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -40,6 +41,33 @@ class Result:
     metrics: Mapping[str, Metric]
     unsupported: Mapping[str, str]
     _tables: dict[tuple[int, int], DataFrame] = field(default_factory=dict, init=False, repr=False)
+
+    def __repr__(self) -> str:
+        """What was measured, and the table without the intervals, which take time."""
+        table = self.text(resamples=0) if self._by_method() and self.metrics else "no scores"
+        return f"{self._counts()}\n{table}"
+
+    def _repr_markdown_(self) -> str:
+        """The table of `markdown`, as notebooks show it."""
+        return self.markdown() if self._by_method() and self.metrics else self._counts()
+
+    def _repr_html_(self) -> str:
+        """The table of `markdown`, as notebooks show it."""
+        counts = f"<p>{escape(self._counts())}</p>"
+        if not (self._by_method() and self.metrics):
+            return counts
+        header, *rows = self._cells(3)
+        head = "".join(f"<th>{escape(each)}</th>" for each in header)
+        body = "".join(f"<tr>{''.join(f'<td>{escape(each)}</td>' for each in row)}</tr>" for row in rows)
+        return f"{counts}<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+    def _counts(self) -> str:
+        methods = self._by_method()
+        samples = {each["sample"] for each in self.records} - self.skipped.keys()
+        maps = sum(map(len, methods.values()))
+        left_out = f", {len(self.unsupported)} methods that can't explain the model" if self.unsupported else ""
+        skipped = f", {len(self.skipped)} skipped" if self.skipped else ""
+        return f"Result: {len(methods)} methods, {maps} maps of {len(samples)} samples{skipped}{left_out}"
 
     @property
     def skipped(self) -> dict[str, str]:
@@ -147,16 +175,21 @@ class Result:
 
         The number of maps without a value is the largest of any score.
         """
+        header, *rows = self._cells(digits, **options)
+        return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *rows))
+
+    def _cells(self, digits: int, **options: Any) -> list[list[str]]:
+        """The table of `markdown`, its header first."""
         table = self.table(**options)
         wide = _wide(table)
         half = (table["high"] - table["low"]).div(2).to_numpy()
         halves = dict(zip(zip(table["method"], table["metric"], strict=True), half, strict=True))
         lost = table.groupby("method")[["blank", "excluded"]].max()
-        lines = [["method", *wide.columns, "blank", "without a value"], ["---"] * (len(wide.columns) + 3)]
+        lines = [["method", *wide.columns, "blank", "without a value"]]
         for method, row in wide.iterrows():
             cells = [_cell(value, halves[method, metric], digits) for metric, value in row.items()]
             lines.append([str(method), *cells, *map(str, lost.loc[method])])
-        return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+        return lines
 
     def text(self, *, digits: int = 2, **options: Any) -> str:
         """The table of `markdown` for a terminal: numbered columns, and below them what they are and where good is."""

@@ -4,6 +4,7 @@ from captum_vit.viz.figures import figure
 from captum_vit.viz.fingerprint import LINE_COLOURS, fingerprint
 from captum_vit.viz.outlines import outline
 from captum_vit.viz.overlays import SIGNED_COLOURS, UNSIGNED_COLOURS, colour, normalise, overlay
+from captum_vit.viz.show import show, show_difference
 
 __all__ = [
     "LINE_COLOURS",
@@ -15,4 +16,6 @@ __all__ = [
     "normalise",
     "outline",
     "overlay",
+    "show",
+    "show_difference",
 ]

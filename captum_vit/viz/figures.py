@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from captum_vit.viz.outlines import outline
-from captum_vit.viz.overlays import SIGNED_COLOURS, UNSIGNED_COLOURS, Array, overlay
+from captum_vit.viz.grid import Column, grid
+from captum_vit.viz.overlays import Array, overlay
 
-__all__ = ["figure"]
-
-_GAP, _LINE = 0.08, 0.18
-"""Inches: space between pictures, height of a line of text."""
-_NAME, _LETTER = 10.0, 0.072
-"""Size of a column's name, in points, and inches of a letter of it."""
+__all__ = ["figure", "overlaid"]
 
 
 def figure(
@@ -33,6 +23,7 @@ def figure(
     signed: Collection[str] = (),
     title: str | None = None,
     notice: str | None = None,
+    opacity: float = 0.7,
     cell: float = 2.4,
 ) -> Figure:
     """A grid of overlays: one row per target or prompt, the image first, then one column per method.
@@ -47,6 +38,7 @@ def figure(
         signed: names of the methods whose relevance can be negative; they get diverging colours.
         title: a line above the grid.
         notice: a warning above it, in bold: that weights are random, for example.
+        opacity: see `overlay`.
         cell: longer side of a picture, in inches.
 
     Returns:
@@ -64,64 +56,12 @@ def figure(
     for name, each in maps.items() if masks is None else (*maps.items(), ("masks", masks)):
         if each.shape != (len(rows), *size):
             raise ValueError(f"maps of {name!r} must be (rows, H, W) = {(len(rows), *size)}, got {each.shape}.")
-    height, width = (cell * side / max(size) for side in size)
-    labels = [_wrapped(row, round(height * 12)) for row in rows]
-    left = _LINE * (1 + max(label.count("\n") + 1 for label in labels))
-    across, down = width + _GAP, height + _GAP
-    total_width = left + across * (len(maps) + 1)
-    heading = _wrapped("\n".join(text for text in (notice, title) if text is not None), round(total_width * 10))
-    bottom, top = 3 * _LINE, _LINE * (2.5 + len(heading.splitlines()))
-    total_height = bottom + down * len(rows) + top
-    made = Figure(figsize=(total_width, total_height), dpi=110)
-    FigureCanvasAgg(made)
-
-    def place(x: float, y: float, width: float, height: float) -> Axes:
-        """Axes at a place given in inches from the lower left corner."""
-        box = (x / total_width, y / total_height, width / total_width, height / total_height)
-        return made.add_axes(box, label=f"{x},{y}")
-
-    for column, name in enumerate(("image", *maps)):
-        x = left + across * column
-        middle, above = (x + width / 2) / total_width, 1 - (top - 0.5 * _LINE) / total_height
-        size_of_name = _NAME * min(1, across / (_LETTER * max(len(name), 1)))
-        made.text(middle, above, name, fontsize=size_of_name, ha="center", parse_math=False)
-        if column:
-            _bar(made, place(x + 0.1 * width, 0.6 * bottom, 0.8 * width, 0.07), signed=name in signed)
-        for row, label in enumerate(labels):
-            axes = place(x, bottom + down * (len(rows) - 1 - row), width, height)
-            _picture(axes, overlay(images[row], maps[name][row], signed=name in signed) if column else images[row])
-            if masks is not None:
-                outline(axes, masks[row])
-            if not column:
-                axes.set_ylabel(label, fontsize=9, parse_math=False)
-    highest = 1 - 0.5 * _LINE / total_height
-    weight = "bold" if notice else "normal"
-    made.text(0.5, highest, heading, fontsize=10, ha="center", va="top", fontweight=weight, parse_math=False)
-    return made
+    columns = [overlaid(name, images, each, signed=name in signed, opacity=opacity) for name, each in maps.items()]
+    return grid([Column("image", images), *columns], rows=rows, masks=masks, title=title, notice=notice, cell=cell)
 
 
-def _wrapped(text: str, width: int) -> str:
-    """Each line of a text broken at ``width`` characters."""
-    return "\n".join(textwrap.fill(line, width) for line in text.split("\n"))
-
-
-def _picture(axes: Axes, image: Array) -> None:
-    axes.imshow(image, interpolation="nearest")
-    axes.set_xticks([])
-    axes.set_yticks([])
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-
-
-def _bar(made: Figure, axes: Axes, *, signed: bool) -> None:
-    """The colours of one column, and what their ends mean."""
-    limits = (-1, 1) if signed else (0, 1)
-    colours = SIGNED_COLOURS if signed else UNSIGNED_COLOURS
-    bar = made.colorbar(ScalarMappable(Normalize(*limits), colours), cax=axes, orientation="horizontal")
-    bar.set_ticks(list(limits), labels=["against", "for"] if signed else ["lowest", "highest"])
-    axes.tick_params(labelsize=8, length=0)
-    low, high = axes.get_xticklabels()
-    low.set_horizontalalignment("left")  # inside the bar's width, so that neighbours don't meet
-    high.set_horizontalalignment("right")
-    for spine in axes.spines.values():
-        spine.set_visible(False)
+def overlaid(name: str, images: Array, maps: Array, *, signed: bool, opacity: float) -> Column:
+    """A column of maps (rows, H, W) over images (rows, H, W, 3), each scaled by itself."""
+    pairs = zip(images, maps, strict=True)
+    pictures = [overlay(image, relevance, signed=signed, opacity=opacity) for image, relevance in pairs]
+    return Column(name, np.stack(pictures), ("against", "for") if signed else ("lowest", "highest"), signed=signed)

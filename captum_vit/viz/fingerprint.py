@@ -6,12 +6,12 @@ from collections.abc import Mapping
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from captum_vit.viz.grid import Canvas
 from captum_vit.viz.overlays import UNSIGNED_COLOURS, Array
 
 __all__ = ["LINE_COLOURS", "fingerprint"]
@@ -58,8 +58,7 @@ def fingerprint(
     tables = {name: _table(rows, name) for name, rows in (classes or {}).items()}
     names = {name: list(rows) for name, rows in (classes or {}).items()}
     heat = _HEAT + _CLASS * max(map(len, tables.values())) if tables else 0.0
-    made = Figure(figsize=(max(_WIDTH, _width(tables, names)), _CURVES + heat), dpi=110, layout="constrained")
-    FigureCanvasAgg(made)
+    made = Canvas(max(_WIDTH, _width(tables, names)), _CURVES + heat, constrained=True)
     if title is not None:
         made.suptitle(title, fontsize=11, parse_math=False)
     grid = made.add_gridspec(2, 1, height_ratios=[_CURVES, heat]) if tables else made.add_gridspec(1, 1)

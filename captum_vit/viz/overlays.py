@@ -19,7 +19,7 @@ SIGNED_COLOURS = "PuOr_r"
 """Diverging about zero: orange for, purple against; readable without red-green vision."""
 
 
-def normalise(relevance: Array, *, signed: bool = False) -> Array:
+def normalise(relevance: Array, *, signed: bool = False, limit: float | None = None) -> Array:
     """Scales one map for display: its smallest value becomes 0 and its largest 1.
 
     Maps scaled this way can be compared by where they are high, never by how high. A constant map becomes zeros: no
@@ -28,9 +28,11 @@ def normalise(relevance: Array, *, signed: bool = False) -> Array:
     Args:
         relevance: one map, (H, W).
         signed: divide by the largest magnitude instead, so that zero stays zero and the values lie in [-1, 1].
+        limit: the magnitude that a signed map is divided by, so that maps with one limit can be compared.
 
     Raises:
-        ValueError: not two-dimensional, or NaN or infinity.
+        ValueError: not two-dimensional, or NaN or infinity; a limit of a map that is not signed, or that the map
+            exceeds.
 
     Example:
         >>> normalise(np.array([[1.0, 2.0, 5.0]]))
@@ -45,8 +47,12 @@ def normalise(relevance: Array, *, signed: bool = False) -> Array:
             f"relevance must be finite, got {int((~np.isfinite(relevance)).sum())} NaN or infinite values."
         )
     values = np.asarray(relevance, dtype=np.promote_types(relevance.dtype, np.float32))
+    largest = np.abs(values).max()
+    if limit is not None and not (signed and largest <= limit):
+        what = f"at least the map's largest magnitude {largest:g}" if signed else "None for a map that is not signed"
+        raise ValueError(f"limit must be {what}, got {limit:g}.")
     if signed:
-        return _divided(values, np.abs(values).max())
+        return _divided(values, largest if limit is None else values.dtype.type(limit))
     low = values.min()
     return _divided(values - low, values.max() - low)
 
@@ -55,14 +61,16 @@ def _divided(values: Array, spread: np.floating) -> Array:
     return values / spread if spread > 0 else np.zeros_like(values)
 
 
-def colour(relevance: Array, *, signed: bool = False) -> Array:
+def colour(relevance: Array, *, signed: bool = False, limit: float | None = None) -> Array:
     """Scales one map (H, W) with `normalise` and colours it; returns (H, W, 3) in [0, 1]."""
-    scaled = normalise(relevance, signed=signed)
+    scaled = normalise(relevance, signed=signed, limit=limit)
     coloured = colormaps[SIGNED_COLOURS](scaled / 2 + 0.5) if signed else colormaps[UNSIGNED_COLOURS](scaled)
     return np.asarray(coloured)[..., :3]
 
 
-def overlay(image: Array, relevance: Array, *, signed: bool = False, opacity: float = 0.7) -> Array:
+def overlay(
+    image: Array, relevance: Array, *, signed: bool = False, opacity: float = 0.7, limit: float | None = None
+) -> Array:
     """Lays a coloured map over an image that is first turned grey, so that every colour means relevance.
 
     Args:
@@ -70,6 +78,7 @@ def overlay(image: Array, relevance: Array, *, signed: bool = False, opacity: fl
         relevance: one map (H, W), at the image's resolution.
         signed: whether the map has two directions; see `colour`.
         opacity: share of the map in the result, in [0, 1].
+        limit: see `normalise`.
 
     Returns:
         (H, W, 3) in [0, 1].
@@ -84,5 +93,5 @@ def overlay(image: Array, relevance: Array, *, signed: bool = False, opacity: fl
     if not 0 <= opacity <= 1:
         raise ValueError(f"opacity must be in [0, 1], got {opacity}.")
     grey = image @ np.array([0.299, 0.587, 0.114])  # (H, W), the luma of ITU-R BT.601
-    blended: Array = opacity * colour(relevance, signed=signed) + (1 - opacity) * grey[..., None]
+    blended: Array = opacity * colour(relevance, signed=signed, limit=limit) + (1 - opacity) * grey[..., None]
     return blended

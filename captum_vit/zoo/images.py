@@ -18,17 +18,22 @@ SAMPLES = ("astronaut", "chelsea", "coffee")
 _EIGHT_BITS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "LAB")
 
 
-def load_image(spec: str | Path) -> Image.Image:
+def load_image(
+    spec: str | Path, *, max_pixels: int | None = None, formats: tuple[str, ...] | None = None
+) -> Image.Image:
     """Reads an image as RGB, turned upright as its EXIF tag says.
 
     Args:
         spec: a file that Pillow reads; or, without a file, ``scene:7`` for a synthetic scene or ``skimage:chelsea``
             (``astronaut``, ``coffee``).
+        max_pixels: most pixels that a file may have; it is refused by its header, before it is unpacked. Pillow itself
+            refuses about 179 million.
+        formats: Pillow's names of the formats that a file may have; all that it reads by default.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a file that is no image, is cut short or has more than 8 bits per channel; an unknown photograph or
-            scene.
+        ValueError: a file that is no image, is too large, is cut short or has more than 8 bits per channel; an unknown
+            photograph or scene.
         ImportError: scikit-image is not installed.
     """
     if isinstance(spec, str) and spec.startswith("scene:"):
@@ -41,14 +46,22 @@ def load_image(spec: str | Path) -> Image.Image:
             f"image must be a file, scene:NUMBER or skimage:NAME, got {str(spec)!r}, which is no file."
         )
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=formats) as image:
+            if max_pixels is not None and image.width * image.height > max_pixels:
+                raise ValueError(
+                    f"image must have at most {max_pixels / 1e6:g} megapixels, got {image.width}×{image.height} = "
+                    f"{image.width * image.height / 1e6:.3g}."
+                )
             if image.mode not in _EIGHT_BITS:
                 raise ValueError(
                     f"image must have 8 bits per channel, got mode {image.mode} in {path}. Scale it to 0-255 first."
                 )
             return ImageOps.exif_transpose(image).convert("RGB")
     except UnidentifiedImageError as error:
-        raise ValueError(f"image must be in a format that Pillow reads, got {path}.") from error
+        known = "a format that Pillow reads" if formats is None else f"one of the formats {', '.join(formats)}"
+        raise ValueError(f"image must be in {known}, got {path}.") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # the warning where it is an error
+        raise ValueError(f"image {path} has too many pixels: {error}") from error
     except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError for a broken PNG
         raise ValueError(f"image {path} can't be read: {error}.") from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -84,8 +85,15 @@ class LoadedModel:
     unknown_words: Callable[[str], list[str]] | None = None
     missing_weights: str | None = None
 
+    def __repr__(self) -> str:
+        height, width = self.image_size
+        weights = "" if self.pretrained else ", UNTRAINED WEIGHTS"
+        names = "" if self.class_names is None else f" {reprlib.repr(list(self.class_names))}"
+        model = type(self.model).__name__
+        return f"LoadedModel({self.name}: {model}, images {height}×{width}, {self.outputs}{names}{weights})"
+
     def denormalise(self, image: Tensor) -> Tensor:
-        """A preprocessed image (C, H, W) as colours in [0, 1]: what the model was shown, for display."""
+        """Preprocessed images (…, C, H, W) as colours in [0, 1]: what the model was shown, for display."""
         mean, std = (torch.tensor(each, dtype=image.dtype)[:, None, None] for each in (self.mean, self.std))
         return (image.cpu() * std + mean).clamp(0, 1)
 

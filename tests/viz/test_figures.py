@@ -44,6 +44,16 @@ def test_labels_headings_title_and_notice_are_written():
     assert made.texts[-1].get_fontweight() == "bold"
 
 
+def test_long_headings_are_broken_and_stay_above_the_pictures():
+    made = figure(IMAGE, {"a name that is far too long for a column of this width": MAPS["LeGrad"]}, rows=["1", "2"])
+    made.canvas.draw()
+    heading = made.texts[1].get_window_extent()
+    pictures = [axes.get_window_extent() for axes in made.axes if axes.images]
+    assert heading.width < 1.1 * pictures[0].width
+    assert heading.y0 > max(box.y1 for box in pictures)
+    assert heading.y1 < made.bbox.y1
+
+
 def test_the_bars_say_what_the_ends_of_the_colours_mean():
     made = figure(IMAGE, MAPS, rows=["1", "2"], signed=["AttentionCAM"])
     labels = [[tick.get_text() for tick in axes.get_xticklabels()] for axes in made.axes if not axes.images]
@@ -64,12 +74,10 @@ def test_long_names_of_methods_neither_meet_nor_leave_the_figure():
     names = sorted(names, key=len)[-4:]
     made = figure(np.zeros((40, 40, 3)), {name: np.eye(40)[None] for name in names}, rows=["1"], cell=1.4)
     made.canvas.draw()
-    boxes = [text.get_window_extent() for text in made.texts if text.get_text() in names]
+    boxes = [text.get_window_extent() for text in made.texts if " ".join(text.get_text().split()) in names]
     assert len(boxes) == 4
     assert all(left.x1 < right.x0 for left, right in pairwise(boxes))
     assert boxes[-1].x1 <= made.bbox.x1
-    short = figure(IMAGE, MAPS, rows=["1", "2"], cell=1.4)
-    assert [text.get_fontsize() for text in short.texts[:3]] == [10, 10, 10]
 
 
 def test_rows_have_images_and_outlines_of_their_own():

@@ -78,3 +78,39 @@ def test_bad_maps_and_images_are_refused():
         overlay(np.array([[[0.0, 255.0, 1.0]]]), np.zeros((1, 1)))
     with pytest.raises(ValueError, match=r"opacity must be in \[0, 1\], got 1\.5"):
         overlay(np.zeros((1, 1, 3)), np.zeros((1, 1)), opacity=1.5)
+
+
+def test_signed_maps_with_one_limit_can_be_compared():
+    relevance = np.array([[1.0, -2.0]])
+    np.testing.assert_array_equal(normalise(relevance, signed=True, limit=4.0), relevance / 4)
+    with pytest.raises(ValueError, match="limit must be at least the map's largest magnitude 2, got 1"):
+        normalise(relevance, signed=True, limit=1.0)
+    with pytest.raises(ValueError, match="limit must be None for a map that is not signed, got 4"):
+        normalise(relevance, limit=4.0)
+
+
+DEUTERANOPIA = [[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]]
+PROTANOPIA = [[0.152, 1.053, -0.205], [0.115, 0.786, 0.099], [-0.004, -0.048, 1.052]]
+TRITANOPIA = [[1.256, -0.077, -0.179], [-0.078, 0.931, 0.148], [0.005, 0.691, 0.304]]
+"""What is left of linear RGB: Machado, Oliveira and Fernandes 2009 (10.1109/TVCG.2009.113), table 1, severity 1."""
+
+
+def seen(matrix, colours):
+    """CIELAB (N, 3) of sRGB colours as eyes see them that lack one kind of cones."""
+    linear = np.where(colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4)
+    linear = (linear @ np.transpose(matrix)).clip(0, 1)
+    xyz = linear @ np.transpose([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    f = np.cbrt(xyz / np.array([0.9505, 1.0, 1.089]))
+    return np.stack([116 * f[:, 1] - 16, 500 * (f[:, 0] - f[:, 1]), 200 * (f[:, 1] - f[:, 2])], 1)
+
+
+@pytest.mark.parametrize("matrix", [np.eye(3), DEUTERANOPIA, PROTANOPIA, TRITANOPIA])
+def test_colours_are_told_apart_by_all_eyes(matrix):
+    values = np.linspace(-1, 1, 41)
+    lightness = seen(matrix, colour(values[None])[0])[:, 0]
+    assert (np.diff(lightness) > 0).all()  # the higher the lighter
+    signed = seen(matrix, colour(values[None], signed=True)[0])
+    assert (np.diff(signed[:21, 0]) > 0).all()  # lightest at zero
+    assert (np.diff(signed[20:, 0]) < 0).all()
+    for against, for_ in zip(signed[:16], signed[:-17:-1], strict=True):  # from 0.25 on
+        assert np.linalg.norm(against - for_) > 10  # five times what is just seen

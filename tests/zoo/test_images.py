@@ -78,3 +78,25 @@ def test_scikit_image_is_named_when_it_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "skimage.data", None)
     with pytest.raises(ImportError, match=r"pip install 'captum-vit\[samples\]'"):
         load_image("skimage:chelsea")
+
+
+def test_an_image_above_a_number_of_pixels_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
+    _write(tmp_path / "a.png")
+    assert load_image(tmp_path / "a.png", max_pixels=54).size == (9, 6)
+    monkeypatch.setattr(Image.Image, "convert", None)
+    with pytest.raises(ValueError, match=r"at most 5\.3e-05 megapixels, got 9×6 = 5\.4e-05\."):
+        load_image(tmp_path / "a.png", max_pixels=53)
+
+
+def test_images_that_pillow_takes_for_an_attack_are_refused(tmp_path, monkeypatch):
+    _write(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
+    with pytest.raises(ValueError, match=r"a\.png has too many pixels: Image size \(54 pixels\) exceeds limit of 40"):
+        load_image(tmp_path / "a.png")
+
+
+def test_only_some_formats(tmp_path):
+    _write(tmp_path / "a.png")
+    assert load_image(tmp_path / "a.png", formats=("JPEG", "PNG")).size == (9, 6)
+    with pytest.raises(ValueError, match=r"image must be in one of the formats JPEG, GIF, got .*a\.png"):
+        load_image(tmp_path / "a.png", formats=("JPEG", "GIF"))

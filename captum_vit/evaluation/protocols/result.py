@@ -29,6 +29,13 @@ class ProtocolResult:
     table: DataFrame
     notes: tuple[str, ...]
 
+    def __repr__(self) -> str:
+        return self.markdown()
+
+    def _repr_markdown_(self) -> str:
+        """As notebooks show it."""
+        return self.markdown()
+
     def markdown(self) -> str:
         """Title, table and notes. A cell is our number ± half its confidence interval, and the paper's in brackets."""
         columns = list(dict.fromkeys(self.table["column"]))
