@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -59,16 +60,19 @@ def explore(
 
     models = {name: _loaded(name, untrained, device, seed) for name in dict.fromkeys(model or [])}
     models |= {name: _loaded(name, False, device, seed) for name in _SHIPPED if name not in models}
-    try:
-        served = serve(Explorer(models, device, int(max_mb * 1e6), int(max_megapixels * 1e6)), host, port)
-    except OSError as error:
-        refuse(f"{host}:{port} can't be served at: {error}", "--port")
-    try:
-        typer.echo(f"Open http://{host}:{port} in a browser; Ctrl-C ends it.")
-        threading.Event().wait()
-    except KeyboardInterrupt:
-        served.close()
-        typer.echo("Ended.", err=True)
+    explorer = Explorer(models, device, int(max_mb * 1e6), int(max_megapixels * 1e6))
+    with TemporaryDirectory(prefix="captum-vit-") as folder:
+        os.environ["GRADIO_TEMP_DIR"] = folder  # of uploaded images and of pictures
+        try:
+            served = serve(explorer, host, port)
+        except OSError as error:
+            refuse(f"{host}:{port} can't be served at: {error}", "--port")
+        try:
+            typer.echo(f"Open http://{host}:{port} in a browser; Ctrl-C ends it.")
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            served.close()
+            typer.echo("Ended.", err=True)
 
 
 def _check_address(host: str, port: int) -> None:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from captum_vit.attr import METHODS
-from captum_vit.cli.explorer.answer import FORMATS, Explorer, RefusedError
+from captum_vit.cli.explorer.answer import Explorer, RefusedError
 from captum_vit.data import Scenes
 
 __all__ = ["page", "serve"]
@@ -68,7 +68,7 @@ def page(explorer: Explorer) -> gr.Blocks:
         with gr.Row():
             with gr.Column(scale=1, min_width=300):
                 scene = gr.Dropdown(_scenes(), value="scene:0", label="Example scene")
-                file = gr.File(label=f"Or an image: {', '.join(FORMATS)}, at most {limits}", height=140)
+                file = gr.File(label=f"Or an image of at most {limits}", height=140)
                 shown = gr.Image(label="Image", interactive=False, format="png", height=220, buttons=[])
                 model = gr.Dropdown(list(explorer.models), value=first, label="Model")
                 method = gr.Dropdown(_labelled(list(METHODS)), value="legrad", label="Method")

@@ -25,21 +25,24 @@ PROMPTS = ["a red star", "a blue ring"]
 
 
 @pytest.fixture(scope="module")
-def url():
-    """The page of a server that takes images of at most 0.1 MB and 0.04 megapixels."""
+def url(tmp_path_factory):
+    """The page of a server that takes images of at most 0.1 MB and 0.04 megapixels, and leaves none behind."""
+    folder = tmp_path_factory.mktemp("uploads")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "captum_vit.cli", "app", "--port", str(port), "--max-mb", "0.1"]
     command += ["--max-megapixels", "0.04", "--model", "timm:test_vit", "--untrained"]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TMPDIR": str(folder)}
     listening = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell makes its background jobs deaf to it
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, preexec_fn=listening) as server:
         line = server.stdout.readline()
         assert line == f"Open http://127.0.0.1:{port} in a browser; Ctrl-C ends it.\n"
         yield f"http://127.0.0.1:{port}/"
+        assert [each for each in folder.glob("captum-vit-*/**/*") if each.name == "photo.png"]
         server.send_signal(signal.SIGINT)
         assert server.wait(timeout=60) == 0
+    assert list(folder.glob("captum-vit-*")) == []
 
 
 @pytest.fixture(scope="module")
