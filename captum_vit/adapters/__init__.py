@@ -2,7 +2,7 @@
 
 from captum_vit.adapters.attention import AttentionLike, AttentionRecord, LazyMap, TokenRecord, propagate, start_row
 from captum_vit.adapters.base import Adapter
-from captum_vit.adapters.capture import Trace, stream_blocks, trace, trace_readout
+from captum_vit.adapters.capture import Trace, stream_blocks, trace, trace_last, trace_readout
 from captum_vit.adapters.examine import Examination, examine
 from captum_vit.adapters.parts import BlockParts, block_parts
 from captum_vit.adapters.prompts import PromptClassifier
@@ -32,6 +32,7 @@ __all__ = [
     "start_row",
     "stream_blocks",
     "trace",
+    "trace_last",
     "trace_readout",
     "trace_tokens",
 ]
