@@ -1,10 +1,12 @@
-"""LeGrad's time and peak memory, against the plain forward pass and against the authors' package, in one run.
+"""Speed in two parts, each beside other packages: LeGrad with its peak memory, and every method over its passes.
 
-Each subject of a case is measured in a process of its own (`speed_worker.py`), on the same weights, images and prompt
-embeddings. The processes of a case take turns, so that a slow minute of the machine meets all of them.
+Each subject of a case of LeGrad is measured in a process of its own (`speed_worker.py`), on the same weights, images
+and prompt embeddings. The processes of a case take turns, so that a slow minute of the machine meets all of them. For
+the methods see `methods_speed.py`.
 
-    python benchmarks/speed.py             # under ten minutes on two cores; writes results/speed.csv and the docs page
-    python benchmarks/speed.py --quick     # a smoke run; writes out/speed-quick.csv only
+    python benchmarks/speed.py             # half an hour on two cores; writes results/*speed.csv and the docs page
+    python benchmarks/speed.py methods     # one part
+    python benchmarks/speed.py --quick     # a smoke run; writes out/*speed-quick.csv only
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
@@ -23,7 +25,9 @@ import open_clip
 import torch
 import torch.nn.functional as F
 from environments import HERE, commit, machine
-from report import FIELDS, Row, agreement_table, append_rows, goal_table, speed_table, write_page
+from methods_speed import FIELDS as METHODS_FIELDS
+from methods_speed import measure_methods, methods_section
+from report import FIELDS, Row, append_rows, legrad_section, write_page
 from subjects import Subject, Worker, WorkerFailedError, find_subjects
 
 MODEL, DEPTH = "ViT-B-16", 12
@@ -147,32 +151,11 @@ def time_statistics(rounds: Sequence[Sequence[float]], forward: Sequence[Sequenc
     return {"median_s": middle, "iqr_s": high - low, "calls": len(calls), "ratio_to_forward": median(ratios)}
 
 
-def main() -> None:
-    """Measures, appends to the csv file, prints the tables and rewrites the docs page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="first case and agreement only, one call each")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=5, help="turns of each process")
-    parser.add_argument("--seconds", type=float, default=1.5, help="how long a turn repeats a call, at least once")
-    parser.add_argument("--peer-python", type=Path, help="a Python that has legrad_torch 1.1 and open_clip 2.23")
-    options = parser.parse_args()
-    if options.device == "cuda" and not torch.cuda.is_available():
-        parser.error("argument --device: torch finds no CUDA device here")
-    if options.quick:
-        options.rounds, options.seconds = 1, 0.0
+def measure_legrad(options: argparse.Namespace) -> list[Row]:
+    """Rows of all cases."""
     subjects = find_subjects(options.peer_python)
     for note in {each.note for each in subjects.values() if each.note}:
         print(f"legrad_torch {note}", file=sys.stderr)
-    run = {
-        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-        "commit": commit(),
-        "machine": machine(),
-        "device": options.device,
-        "threads": options.threads,
-        "dtype": "float32",
-        "model": MODEL,
-    }
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         weights = write_weights(Path(folder))
@@ -183,12 +166,59 @@ def main() -> None:
         for case in AGREEMENT:
             print(f"{case} ...", flush=True)
             rows += measure(case, [subjects[name] for name in ("ours", "peer", "bare peer")], weights, options)
-    results = HERE.parent / "out" / "speed-quick.csv" if options.quick else HERE / "results" / "speed.csv"
-    append_rows(results, [row | run for row in rows])
-    for table in (speed_table, goal_table, agreement_table):
-        print("", table(rows), sep="\n")
-    if not options.quick:
-        write_page(PAGE, results)
+    return [row | {"model": MODEL} for row in rows]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of the things that are measured: how, into which file and fields, and what the docs page says of a run."""
+
+    measure: Callable[[argparse.Namespace], list[Row]]
+    results: str
+    fields: Sequence[str]
+    section: Callable[[Sequence[Row]], str]
+
+
+PARTS = {
+    "legrad": Part(measure_legrad, "speed", FIELDS, legrad_section),
+    "methods": Part(measure_methods, "methods_speed", METHODS_FIELDS, methods_section),
+}
+
+
+def main() -> None:
+    """Measures, appends to the csv files, prints the tables and rewrites the docs page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", metavar="part", help=f"{' or '.join(PARTS)}; all by default")
+    parser.add_argument("--quick", action="store_true", help="few cases and subjects, one call each")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each subject")
+    parser.add_argument("--seconds", type=float, default=1.5, help="how long a turn repeats a call, at least once")
+    parser.add_argument("--peer-python", type=Path, help="a Python that has legrad_torch 1.1 and open_clip 2.23")
+    options = parser.parse_args()
+    if unknown := set(options.parts) - set(PARTS):
+        parser.error(f"argument part: must be {' or '.join(PARTS)}, got {', '.join(sorted(unknown))}")
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("argument --device: torch finds no CUDA device here")
+    if options.quick:
+        options.rounds, options.seconds = 1, 0.0
+    run = {
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "commit": commit(),
+        "machine": machine(),
+        "device": options.device,
+        "threads": options.threads,
+        "dtype": "float32",
+    }
+    for name in options.parts or PARTS:
+        part = PARTS[name]
+        rows = [row | run for row in part.measure(options)]
+        quick = HERE.parent / "out" / f"{part.results}-quick.csv"
+        results = quick if options.quick else HERE / "results" / f"{part.results}.csv"
+        append_rows(results, rows, part.fields)
+        print("", part.section(rows), sep="\n")
+        if not options.quick:
+            write_page(PAGE, name, results, part.section)
 
 
 if __name__ == "__main__":

@@ -1,31 +1,25 @@
 """One measured process: a model, one subject, and its answers to the questions that arrive on standard input.
 
-It runs in two environments, with captum_vit or with legrad_torch, so it imports neither before it is asked for. Each
-question is a line of JSON with the name of one of `Measured`'s methods under "do"; each answer is a line of JSON.
+It runs in two environments, with captum_vit or with legrad_torch, so it imports neither before it is asked for.
+Questions name one of `Measured`'s methods (`serving.serve`).
 """
 
 from __future__ import annotations
 
-import argparse
 import ctypes
 import gc
-import json
 import os
-import platform
-import sys
-import time
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import open_clip
 import torch
 import torch.nn.functional as F
+from serving import Workload, finished, repeated, serve, versions
 from torch import Tensor
 
 Call: TypeAlias = Callable[[], Tensor]
-Workload: TypeAlias = dict[str, Any]
 
 PACKAGES = ["torch", "timm", "open_clip_torch", "captum_vit", "legrad_torch"]
 
@@ -81,10 +75,9 @@ class Measured:
         plain_forward(model, given)()  # kernels are loaded and chosen before anything is measured
         self._call = SUBJECTS[name](model, given)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, str]:
         """Versions of what runs here."""
-        gpu = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else ""
-        return {"python": platform.python_version(), "gpu": gpu, **{name: _version(name) for name in PACKAGES}}
+        return versions(PACKAGES, self.device)
 
     def peak(self) -> dict[str, float | None]:
         """Most memory in MB that one call takes above the loaded model; None where the system does not tell.
@@ -109,14 +102,8 @@ class Measured:
         return {"mb": (_resident("VmHWM") - before) / 1e6}
 
     def time(self, seconds: float) -> dict[str, list[float]]:
-        """Seconds of single calls, one or more until they add up to ``seconds``; a call before them is not timed."""
-        self.run()
-        times: list[float] = []
-        while not times or sum(times) < seconds:
-            start = time.perf_counter()
-            self.run()
-            times.append(time.perf_counter() - start)
-        return {"seconds": times}
+        """See `serving.repeated`."""
+        return {"seconds": repeated(self.run, seconds)}
 
     def maps(self, path: str) -> dict[str, list[int]]:
         """Saves the maps of one image at its size, each scaled to [0, 1], (T, H, W)."""
@@ -130,18 +117,7 @@ class Measured:
 
     def run(self) -> Tensor:
         """One call, waited for."""
-        result = self._call()
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return result
-
-
-def _version(package: str) -> str:
-    """The installed version, or an empty text."""
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return ""
+        return finished(self._call, self.device)
 
 
 def _resident(name: str) -> int:
@@ -150,22 +126,5 @@ def _resident(name: str) -> int:
     return int(next(line for line in lines if line.startswith(name)).split()[1]) * 1024
 
 
-def main() -> None:
-    """Answers until standard input closes; what libraries print goes to standard error."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("subject", choices=SUBJECTS)
-    parser.add_argument("workload", type=Path)
-    parser.add_argument("--device", type=torch.device, default="cpu")
-    parser.add_argument("--threads", type=int, default=2)
-    options = parser.parse_args()
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    torch.set_num_threads(options.threads)
-    measured = Measured(options.subject, options.workload, options.device)
-    for line in sys.stdin:
-        question = json.loads(line)
-        print(json.dumps(getattr(measured, question.pop("do"))(**question)), file=answers)
-
-
 if __name__ == "__main__":
-    main()
+    serve(SUBJECTS, Measured)

@@ -21,7 +21,7 @@ BARE_PEER = ("legrad_torch==1.1", "einops", "opencv-python-headless")
 
 @dataclass(frozen=True)
 class Subject:
-    """A key of `speed_worker.SUBJECTS`, and the Python and the module path that run it.
+    """What a worker is asked to measure, and the Python and the module path that run it.
 
     ``python`` is None where the environment is missing; ``note`` then says why.
     """
@@ -56,15 +56,18 @@ class WorkerFailedError(RuntimeError):
 
 
 class Worker:
-    """A running `speed_worker.py`, which answers questions while the other workers wait.
+    """A running script, which answers questions while the other workers wait.
 
     Args:
         subject: what it measures.
-        workload: the file described at `speed_worker.Measured`.
+        workload: the file that the script's ``Measured`` reads.
         options: ``device`` and ``threads``.
+        script: a file in this folder that calls `serving.serve`.
     """
 
-    def __init__(self, subject: Subject, workload: Path, options: argparse.Namespace) -> None:
+    def __init__(
+        self, subject: Subject, workload: Path, options: argparse.Namespace, script: str = "speed_worker.py"
+    ) -> None:
         self._name = subject.name
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed in `stop`)
         environment = os.environ | {"HF_HUB_OFFLINE": "1", "MPLBACKEND": "Agg"}
@@ -72,7 +75,7 @@ class Worker:
             environment["PYTHONPATH"] = str(subject.path)
         self._process = subprocess.Popen(
             [
-                *(str(subject.python), str(HERE / "speed_worker.py"), subject.name, str(workload)),
+                *(str(subject.python), str(HERE / script), subject.name, str(workload)),
                 *("--device", options.device, "--threads", str(options.threads)),
             ],
             stdin=subprocess.PIPE,
@@ -84,7 +87,7 @@ class Worker:
         )
 
     def ask(self, method: str, **arguments: Any) -> dict[str, Any]:
-        """The answer of one method of `speed_worker.Measured`.
+        """The answer of one method of the script's ``Measured``.
 
         Raises:
             WorkerFailedError: the process ended.
