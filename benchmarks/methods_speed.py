@@ -50,7 +50,9 @@ class Timed:
 
 CAMS = ["grad-cam", "grad-cam-plus-plus", "hires-cam", "layer-cam"]
 ONE_PASS = [*CAMS, "attention-cam", "attention-guided-cam", "gmar", "gradient-rollout", "chefer-cam", "legrad"]
-ONE_PASS += ["libragrad(legrad)", "libragrad(input x gradient)", "partial-lrp", "lrp", "transformer-attribution"]
+ONE_PASS += ["libragrad(legrad)", "libragrad(input x gradient)"]
+RELEVANCE = ["partial-lrp", "lrp", "transformer-attribution"]
+ONE_PASS += [*RELEVANCE, *(f"{name}, float32" for name in RELEVANCE)]
 ATTN_LRP = ["attnlrp", "attnlrp, cp-lrp"]
 WITH_GAMMA = "attnlrp, cp-lrp, gamma"
 PERTURBATION = ["recipro-cam", "vit-cx", "caap"]

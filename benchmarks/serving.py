@@ -55,8 +55,7 @@ def finished(call: Callable[[], Tensor], device: torch.device) -> Tensor:
 
 
 def repeated(run: Call, seconds: float) -> list[float]:
-    """Seconds of single calls, one or more until they add up to ``seconds``; a call before them is not timed."""
-    run()
+    """Seconds of single calls, one or more until they add up to ``seconds``."""
     times: list[float] = []
     while not times or sum(times) < seconds:
         start = time.perf_counter()
