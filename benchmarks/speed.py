@@ -1,12 +1,12 @@
-"""Speed in two parts, each beside other packages: LeGrad with its peak memory, and every method over its passes.
+"""Speed in three parts: LeGrad and every method beside other packages, and high resolution beside plain references.
 
 Each subject of a case of LeGrad is measured in a process of its own (`speed_worker.py`), on the same weights, images
 and prompt embeddings. The processes of a case take turns, so that a slow minute of the machine meets all of them. For
-the methods see `methods_speed.py`.
+the methods see `methods_speed.py`, for the last part `resolution.py`.
 
-    python benchmarks/speed.py             # half an hour on two cores; writes results/*speed.csv and the docs page
+    python benchmarks/speed.py             # three quarters of an hour on two cores; writes results and the docs page
     python benchmarks/speed.py methods     # one part
-    python benchmarks/speed.py --quick     # a smoke run; writes out/*speed-quick.csv only
+    python benchmarks/speed.py --quick     # a smoke run; writes out/*-quick.csv only
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from environments import HERE, commit, machine
 from methods_speed import FIELDS as METHODS_FIELDS
 from methods_speed import measure_methods, methods_section
 from report import FIELDS, Row, append_rows, legrad_section, write_page
+from resolution import FIELDS as RESOLUTION_FIELDS
+from resolution import measure_resolution, resolution_section
 from subjects import Subject, Worker, WorkerFailedError, find_subjects
 
 MODEL, DEPTH = "ViT-B-16", 12
@@ -182,6 +184,7 @@ class Part:
 PARTS = {
     "legrad": Part(measure_legrad, "speed", FIELDS, legrad_section),
     "methods": Part(measure_methods, "methods_speed", METHODS_FIELDS, methods_section),
+    "resolution": Part(measure_resolution, "resolution", RESOLUTION_FIELDS, resolution_section),
 }
 
 
@@ -194,6 +197,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5, help="turns of each subject")
     parser.add_argument("--seconds", type=float, default=1.5, help="how long a turn repeats a call, at least once")
+    parser.add_argument("--pixels", type=int, nargs="*", default=[1024], help="sides of images for memory only")
     parser.add_argument("--peer-python", type=Path, help="a Python that has legrad_torch 1.1 and open_clip 2.23")
     options = parser.parse_args()
     if unknown := set(options.parts) - set(PARTS):

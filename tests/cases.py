@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import models
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from captum_vit import PromptClassifier
+from captum_vit import PromptClassifier, TransitionAttentionMaps, ViTAttribution, ViTCX
 
 CONTRACT_FAMILIES = ["timm_vit_reg_gap", "hf_dinov2", "open_clip_vit_quickgelu", "open_clip_siglip"]
 """Mean pooling with a register, class token beside mean, prompts through nn.MultiheadAttention, an attention pooler."""
@@ -27,6 +28,18 @@ ONLY = {
     }
 }
 """The families that a method explains, for methods that do not explain all."""
+
+
+QUICK: dict[type[ViTAttribution], dict[str, Any]] = {
+    TransitionAttentionMaps: {"steps": 3},
+    ViTCX: {"distance": 0.2},
+}
+"""Options that make a costly method quick where its values do not matter."""
+
+
+def built(method_class: type[ViTAttribution], model: nn.Module) -> ViTAttribution:
+    """A method with options that make it quick."""
+    return method_class(model, **QUICK.get(method_class, {}))
 
 
 def explains(method: str, family: str) -> bool:

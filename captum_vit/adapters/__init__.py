@@ -2,7 +2,7 @@
 
 from captum_vit.adapters.attention import AttentionLike, AttentionRecord, LazyMap, TokenRecord, propagate, start_row
 from captum_vit.adapters.base import Adapter
-from captum_vit.adapters.capture import Trace, stream_blocks, stream_tails, trace, trace_readout
+from captum_vit.adapters.capture import Trace, stream_blocks, stream_tails, trace, trace_last, trace_readout
 from captum_vit.adapters.examine import Examination, examine
 from captum_vit.adapters.parts import BlockParts, block_parts
 from captum_vit.adapters.prompts import PromptClassifier
@@ -33,6 +33,7 @@ __all__ = [
     "stream_blocks",
     "stream_tails",
     "trace",
+    "trace_last",
     "trace_readout",
     "trace_tokens",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import TypeAlias
 
 import torch
@@ -18,6 +19,7 @@ __all__ = [
     "TokenRecord",
     "additive_mask",
     "blocking_mask",
+    "head_groups",
     "propagate",
     "query_chunks",
     "rows_of",
@@ -25,7 +27,10 @@ __all__ = [
 ]
 
 CHUNK_BYTES = 64 * 2**20
-"""Most memory in bytes that one chunk of an attention map takes."""
+CACHED_CHUNK_BYTES = 4 * 2**20
+"""Most memory in bytes that one chunk of an attention map takes; on a CPU it is reduced while it lies in the cache."""
+
+ALL_HEADS = slice(None)
 
 
 class LazyMap:
@@ -33,20 +38,22 @@ class LazyMap:
 
     Args:
         shape: (B, h, Q, N): batch, heads, query tokens, key tokens.
-        form_rows: from an index of query rows (r,) to those rows, (B, h, r, N).
+        form_rows: from an index of query rows (r,) and a slice of the heads to those rows of those heads, (B, g, r, N).
         like: a tensor or map with the dtype and the device of the rows.
     """
 
-    def __init__(self, shape: Sequence[int], form_rows: Callable[[Tensor], Tensor], like: Tensor | LazyMap) -> None:
+    def __init__(
+        self, shape: Sequence[int], form_rows: Callable[[Tensor, slice], Tensor], like: Tensor | LazyMap
+    ) -> None:
         self.shape = torch.Size(shape)
         self.dtype: torch.dtype = like.dtype
         self.device: torch.device = like.device
         self._form_rows = form_rows
 
-    def rows(self, index: Tensor) -> Tensor:
-        """Forms the query rows ``index`` (r,); returns (B, h, r, N)."""
+    def rows(self, index: Tensor, heads: slice = ALL_HEADS) -> Tensor:
+        """Forms the query rows ``index`` (r,) of all or some heads; returns (B, g, r, N)."""
         with torch.autocast(self.device.type, enabled=False):
-            return self._form_rows(index)
+            return self._form_rows(index, heads)
 
     def full(self) -> Tensor:
         """Forms the whole map (B, h, Q, N)."""
@@ -89,18 +96,18 @@ class AttentionRecord:
     def attention(self) -> LazyMap:
         """The probabilities A = softmax(scale * Q Kᵀ + bias), at least in float32."""
         scores = self.scores
-        return LazyMap(self.shape, lambda index: scores.rows(index).softmax(-1), scores)
+        return LazyMap(self.shape, lambda index, heads: scores.rows(index, heads).softmax(-1), scores)
 
     @property
     def scores(self) -> LazyMap:
         """What the softmax is taken of, scale * Q Kᵀ + bias, at least in float32."""
         query, key = relevance_dtype(self.query), relevance_dtype(self.key)
 
-        def form_rows(index: Tensor) -> Tensor:
-            scores = query[:, :, index] * self.scale @ key.transpose(-2, -1)  # (B, h, r, N)
+        def form_rows(index: Tensor, heads: slice) -> Tensor:
+            scores = query[:, heads, index] * self.scale @ key[:, heads].transpose(-2, -1)  # (B, g, r, N)
             if self.bias is not None:
-                bias = self.bias.to(scores.dtype)
-                scores = scores + (bias[..., index, :] if bias.shape[-2] > 1 else bias)
+                bias = self.bias if self.bias.ndim < 3 or self.bias.shape[-3] == 1 else self.bias[..., heads, :, :]
+                scores = scores + (bias[..., index, :] if bias.shape[-2] > 1 else bias).to(scores.dtype)
             return scores
 
         return LazyMap(self.shape, form_rows, query)
@@ -115,6 +122,19 @@ class AttentionRecord:
             output=relevance_dtype(self.output),
         )
 
+    def without_values(self) -> AttentionRecord:
+        """The same call with nothing but what the map is made of: value and output keep no channel, d = 0.
+
+        Query and key get memory of their own where they are views of more (of a joined projection).
+        """
+        return replace(
+            self,
+            query=_alone(self.query),
+            key=_alone(self.key),
+            value=self.value[..., :0].clone(),
+            output=self.output[..., :0].clone(),
+        )
+
     def gradient(self, output_gradient: Tensor) -> LazyMap:
         """The gradient of a score with respect to the attention map, ∂s/∂A = G Vᵀ, at least in float32.
 
@@ -123,8 +143,8 @@ class AttentionRecord:
         """
         gradient, value = relevance_dtype(output_gradient), relevance_dtype(self.value)
 
-        def form_rows(index: Tensor) -> Tensor:
-            return gradient[:, :, index] @ value.transpose(-2, -1)  # (B, h, r, N)
+        def form_rows(index: Tensor, heads: slice) -> Tensor:
+            return gradient[:, heads, index] @ value[:, heads].transpose(-2, -1)  # (B, g, r, N)
 
         return LazyMap(self.shape, form_rows, gradient)
 
@@ -167,22 +187,40 @@ def relevance_dtype(tensor: Tensor) -> Tensor:
     return tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32))
 
 
-def rows_of(attention: AttentionLike, index: Tensor) -> Tensor:
-    """The query rows ``index`` (r,) of a held or lazy map; returns (B, h, r, N)."""
-    return attention.rows(index) if isinstance(attention, LazyMap) else attention[:, :, index]
+def _alone(tensor: Tensor) -> Tensor:
+    is_view = tensor.untyped_storage().nbytes() > tensor.numel() * tensor.itemsize
+    return tensor.clone(memory_format=torch.contiguous_format) if is_view else tensor
 
 
-def query_chunks(attention: AttentionLike, rows: Tensor | None = None) -> Iterator[Tensor]:
-    """Splits query rows so that one chunk of a map (B, h, r, N) stays under `CHUNK_BYTES`.
+def rows_of(attention: AttentionLike, index: Tensor, heads: slice = ALL_HEADS) -> Tensor:
+    """The query rows ``index`` (r,) of all or some heads of a held or lazy map; returns (B, g, r, N)."""
+    return attention.rows(index, heads) if isinstance(attention, LazyMap) else attention[:, heads, index]
+
+
+def query_chunks(attention: AttentionLike, rows: Tensor | None = None, *, by_head: bool = False) -> Iterator[Tensor]:
+    """Splits query rows so that one chunk of a map (B, h, r, N) stays under the limit on chunks.
 
     Args:
         attention: the map, of which only shape, dtype and device are read.
         rows: the rows to visit (r,); all by default.
+        by_head: whether a chunk is of some heads only (see `head_groups`), and may have more rows.
     """
     batch, heads, queries, keys = attention.shape
     index = torch.arange(queries, device=attention.device) if rows is None else rows
-    per_row = batch * heads * keys * attention.dtype.itemsize
-    yield from index.split(max(1, CHUNK_BYTES // per_row))
+    per_row = batch * (1 if by_head else heads) * keys * attention.dtype.itemsize
+    yield from index.split(max(1, _chunk_bytes(attention) // per_row))
+
+
+def head_groups(attention: AttentionLike, num_rows: int) -> Iterator[slice]:
+    """Splits the heads so that a chunk of ``num_rows`` rows (B, g, r, N) stays under the limit on chunks."""
+    batch, heads, _, keys = attention.shape
+    per_head = batch * max(1, num_rows) * keys * attention.dtype.itemsize
+    step = max(1, _chunk_bytes(attention) // per_head)
+    yield from (slice(first, first + step) for first in range(0, heads, step))
+
+
+def _chunk_bytes(attention: AttentionLike) -> int:
+    return min(CHUNK_BYTES, CACHED_CHUNK_BYTES) if attention.device.type == "cpu" else CHUNK_BYTES
 
 
 def start_row(attention: AttentionLike, weights: Tensor | None = None) -> Tensor:
@@ -199,8 +237,15 @@ def start_row(attention: AttentionLike, weights: Tensor | None = None) -> Tensor
     return weights.to(attention.device, attention.dtype).expand(batch, -1)
 
 
-def propagate(row: Tensor, maps: Sequence[AttentionLike], fuse: Callable[..., Tensor]) -> Tensor:
-    """The product ``row @ fuse(*maps)`` without the matrix ever being held.
+def propagate(
+    row: Tensor,
+    maps: Sequence[AttentionLike],
+    fuse: Callable[..., Tensor],
+    *,
+    join: Callable[[Tensor, Tensor], Tensor] | None = None,
+    finish: Callable[[Tensor, Tensor], Tensor] | None = None,
+) -> Tensor:
+    """The product ``row @ finish(fuse(*maps))`` without the matrix ever being held.
 
     Rows of the matrix that meet a zero in ``row`` for every image are not formed at all: from a class token, the last
     block's map costs one row.
@@ -209,6 +254,9 @@ def propagate(row: Tensor, maps: Sequence[AttentionLike], fuse: Callable[..., Te
         row: relevance of the query tokens, (B, Q), or several rows of it, (B, k, Q).
         maps: maps of shape (B, h, Q, N) that ``fuse`` combines.
         fuse: from a row index (r,) and those rows of every map, each (B, h, r, N), to the fused rows (B, r, N).
+        join: makes one map of two heads' maps, as ``torch.add`` for a sum over heads. Given, ``fuse`` gets a few heads
+            at a time and leaves them apart, (B, g, r, N), which is quicker than many heads of fewer rows.
+        finish: from a row index and the fused rows to the rows of the matrix; as they are by default.
 
     Returns:
         Relevance of the key tokens, (B, N) or (B, k, N).
@@ -216,8 +264,14 @@ def propagate(row: Tensor, maps: Sequence[AttentionLike], fuse: Callable[..., Te
     relevance = row.new_zeros(*row.shape[:-1], maps[0].shape[3])
     active = row.ne(0).flatten(0, -2).any(0).nonzero().squeeze(1)
     with torch.autocast(row.device.type, enabled=False):
-        for index in query_chunks(maps[0], active):
-            fused = fuse(index, *(rows_of(each, index) for each in maps))
+        for index in query_chunks(maps[0], active, by_head=join is not None):
+            if join is None:
+                fused = fuse(index, *(rows_of(each, index) for each in maps))
+            else:
+                groups = head_groups(maps[0], len(index))
+                parts = (fuse(index, *(rows_of(each, index, heads) for each in maps)) for heads in groups)
+                fused = reduce(join, (rows for part in parts for rows in part.unbind(1)))
+            fused = fused if finish is None else finish(index, fused)
             relevance += torch.einsum("b...r,brn->b...n", row[..., index].to(fused.dtype), fused)
     return relevance
 

@@ -28,7 +28,7 @@ from captum_vit.adapters.sharing import current_passes
 from captum_vit.adapters.tail import BlockTail, LinearCut
 from captum_vit.adapters.vjp import SavedDerivative
 
-__all__ = ["Trace", "stream_blocks", "stream_tails", "trace", "trace_calls", "trace_readout"]
+__all__ = ["Trace", "stream_blocks", "stream_tails", "trace", "trace_calls", "trace_last", "trace_readout"]
 
 _ACTIVATIONS = (F.gelu, F.silu)
 
@@ -49,7 +49,7 @@ class Trace:
     Attributes:
         logits: (B, K).
         tokens: output of the last block, (B, N, D).
-        blocks: the attention record of each block, first to last.
+        blocks: the attention record of each block, first to last, or of those that were asked for.
         pooler: the attention pooler's record, or None.
     """
 
@@ -59,28 +59,64 @@ class Trace:
     pooler: AttentionRecord | None
 
 
-def trace(adapter: Adapter, images: Tensor, *, gradients: bool = False, through_attention: bool = True) -> Trace:
+def trace(
+    adapter: Adapter,
+    images: Tensor,
+    *,
+    gradients: bool = False,
+    through_attention: bool = True,
+    first: int = 0,
+    values: bool = True,
+) -> Trace:
     """Runs one forward pass and keeps every attention record; inside `shared_passes` it may take an earlier pass.
 
     Args:
         adapter: the model.
         images: (B, C, H, W), checked by ``adapter.check_images``.
         gradients: whether logits and outputs carry a graph. It starts at the images where they require gradients, else
-            at the first block's attention output, and never reaches a parameter.
+            at the attention output of block ``first``, and never reaches a parameter.
         through_attention: False cuts the graph at the attention output of every block, so that gradients come to a
             block through skip connections, MLPs and the pooler, but not through the attention of a later block.
+        first: index from 0 of the first block whose record is kept. The number of blocks keeps the pooler's only.
+        values: False keeps what attention maps are made of and neither values nor outputs
+            (`AttentionRecord.without_values`), where no graph is asked for and the pass is not shared.
 
     Raises:
         RuntimeError: a block whose attention can't be captured; the message names it and the reason.
     """
     shared = current_passes()
     if shared is None or not through_attention or images.requires_grad:
-        return _traced(adapter, images, through_attention, gradients)
-    return shared.trace(adapter, images, gradients, partial(_traced, adapter, images, through_attention))
+        return _traced(adapter, images, through_attention, gradients, first, values)
+    traced = shared.trace(adapter, images, gradients, partial(_traced, adapter, images, through_attention))
+    return replace(traced, blocks=traced.blocks[first:])
 
 
-def _traced(adapter: Adapter, images: Tensor, through_attention: bool, gradients: bool) -> Trace:
-    capture = AttentionCapture(adapter, gradients=gradients, through_attention=through_attention)
+def trace_last(
+    adapter: Adapter, images: Tensor, *, gradients: bool = False, values: bool = True
+) -> tuple[Tensor, AttentionRecord]:
+    """Runs one forward pass and keeps the last attention call: the pooler's, or without one the last block's.
+
+    Args:
+        adapter: the model.
+        images: (B, C, H, W), checked by ``adapter.check_images``.
+        gradients: see `trace`; the graph starts at that call's output.
+        values: see `trace`.
+
+    Returns:
+        The logits (B, K) and the record.
+    """
+    depth = len(adapter.blocks)
+    first = depth if adapter.pooling == "attention" else depth - 1
+    traced = trace(adapter, images, gradients=gradients, first=first, values=values)
+    return traced.logits, traced.pooler or traced.blocks[-1]
+
+
+def _traced(
+    adapter: Adapter, images: Tensor, through_attention: bool, gradients: bool, first: int = 0, values: bool = True
+) -> Trace:
+    capture = AttentionCapture(
+        adapter, gradients=gradients, through_attention=through_attention, first=first, values=values
+    )
     with capture.watch(images, range(len(adapter.blocks))):
         logits = checked_logits(adapter, adapter(images))
     assert capture.tokens is not None
@@ -205,6 +241,8 @@ class AttentionCapture(TorchFunctionMode):
         causal: whether attention that looks at earlier tokens only is taken.
         cuts: whether the graph is cut at the last linear layer of each block's MLP.
         saves_derivatives: whether derivatives of activations are computed once for all gradients.
+        first: see `trace`.
+        values: see `trace`.
 
     Attributes:
         calls: attention calls since the last block began or ended.
@@ -222,6 +260,8 @@ class AttentionCapture(TorchFunctionMode):
         causal: bool = False,
         cuts: bool = False,
         saves_derivatives: bool = False,
+        first: int = 0,
+        values: bool = True,
     ) -> None:
         super().__init__()
         self.adapter = adapter
@@ -230,6 +270,8 @@ class AttentionCapture(TorchFunctionMode):
         self.visit = visit
         self.begin = begin
         self.causal = causal
+        self.first = first
+        self.values = values or gradients
         self.tokens: Tensor | None = None
         self.block_records: list[AttentionRecord] = []
         self.calls: list[AttentionRecord] = []
@@ -238,6 +280,7 @@ class AttentionCapture(TorchFunctionMode):
         self._saves_derivatives = saves_derivatives
         self._watching = visit is None  # with `visit`, only the calls inside its blocks count
         self._num_tokens: int | None = None
+        self._num_ended = 0  # blocks of a pass that is not streamed
         self._from_images = False
         self._thread = threading.get_ident()
 
@@ -302,10 +345,10 @@ class AttentionCapture(TorchFunctionMode):
         scale: float | None = None,
         enable_gqa: bool = False,
     ) -> Tensor:
-        if self.gradients and (self.block_records or self._from_images) and not torch.is_grad_enabled():
+        if self.gradients and (self._num_ended > self.first or self._from_images) and not torch.is_grad_enabled():
             raise RuntimeError(
                 f"{self.adapter.family} turns gradients off inside its forward (torch.no_grad) before block "
-                f"{len(self.block_records)}, so the target's gradient would not reach all blocks."
+                f"{self._num_ended}, so the target's gradient would not reach all blocks."
             )
         if is_causal and self.causal and attn_mask is None:
             attn_mask = query.new_ones(query.shape[-2], key.shape[-2], dtype=torch.bool).tril()
@@ -314,13 +357,13 @@ class AttentionCapture(TorchFunctionMode):
         output = F.scaled_dot_product_attention(
             query, key, value, attn_mask=attn_mask, dropout_p=dropout_p, scale=scale
         )
-        if self.gradients:
-            in_block = len(self.block_records) < len(self.adapter.blocks)
+        if self.gradients and (self._num_ended >= self.first or self._from_images):
+            in_block = self._num_ended < len(self.adapter.blocks)
             if not output.requires_grad or (in_block and not self.through_attention):
                 if self._from_images:
                     raise RuntimeError(
                         f"gradients do not reach the images: {self.adapter.family} detaches its tokens before block "
-                        f"{len(self.block_records)} (.detach())."
+                        f"{self._num_ended} (.detach())."
                     )
                 output = output.detach().requires_grad_()
             torch.set_grad_enabled(True)  # until the block ends, or the pass: `watch` restores the caller's mode
@@ -370,7 +413,9 @@ class AttentionCapture(TorchFunctionMode):
         self.calls.clear()
         if self.visit is None:
             self.tokens = tokens
-            self.block_records.append(record)
+            if self._num_ended >= self.first:
+                self.block_records.append(record if self.values else record.without_values())
+            self._num_ended += 1
             return None
         self._watching = False
         self.visit(index, record, tokens)

@@ -181,6 +181,6 @@ def _check(name: str, record: AttentionRecord, output_error: float) -> Attention
 
 def _relative_error(value: Tensor, reference: Tensor) -> float:
     """Largest difference, relative to the reference's largest magnitude; 0 for two zeros."""
-    value, reference = value.double(), reference.double()
+    value, reference = value.cpu().double(), reference.cpu().double()
     difference = (value - reference).abs().max()
     return float(difference / reference.abs().max()) if difference != 0 else 0.0

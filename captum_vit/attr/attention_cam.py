@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from captum_vit.adapters.attention import AttentionLike, query_chunks, rows_of, start_row
-from captum_vit.adapters.capture import trace
+from captum_vit.adapters.capture import trace_last
 from captum_vit.attr.base import ViTAttribution
 from captum_vit.attr.gradients import attention_gradients
+from captum_vit.attr.rows import head_sums
 
 __all__ = ["AttentionCAM", "GradientMean", "attention_cam"]
 
@@ -55,10 +56,7 @@ def attention_cam(
     """
     _check_gradient_mean(gradient_mean)
     if gradient_mean == "map":
-        entries = gradient.shape[2] * gradient.shape[3]
-        weights = (
-            torch.stack([rows_of(gradient, index).sum((2, 3)) for index in query_chunks(gradient)]).sum(0) / entries
-        )
+        weights = head_sums(gradient, lambda rows: rows) / (gradient.shape[2] * gradient.shape[3])
     else:
         weights = _pooled_row(gradient, start)[..., num_prefix_tokens:].mean(-1)
     return (weights[..., None] * _pooled_row(attention, start)).sum(1)
@@ -105,8 +103,7 @@ class AttentionCAM(ViTAttribution):
 
     def _relevance(self, images: Tensor, targets: Tensor) -> Tensor:
         adapter = self.forward_func
-        traced = trace(adapter, images, gradients=True)
-        record = traced.pooler or traced.blocks[-1]
+        logits, record = trace_last(adapter, images, gradients=True)
         gh, gw = adapter.grid(*images.shape[-2:])
         relevance = [
             attention_cam(
@@ -116,6 +113,6 @@ class AttentionCAM(ViTAttribution):
                 start=adapter.pool_weights(record.shape[2]),
                 num_prefix_tokens=record.shape[3] - gh * gw,
             )
-            for (gradient,), _ in attention_gradients(traced.logits, targets, [record])
+            for (gradient,), _ in attention_gradients(logits, targets, [record])
         ]
         return torch.stack(relevance, 1)  # (B, T, N)

@@ -96,7 +96,7 @@ def attention_flow(
 
 
 def _array(tensor: Tensor) -> NDArray[np.float64]:
-    return tensor.double().cpu().numpy()
+    return tensor.cpu().double().numpy()
 
 
 def _warn(tokens: int, warn_above: int, problems: int, seconds: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from torch import Tensor, nn
 
@@ -10,6 +11,7 @@ from captum_vit.adapters.attention import AttentionLike, propagate, start_row
 from captum_vit.adapters.capture import trace
 from captum_vit.attr.base import ViTAttribution
 from captum_vit.attr.rows import (
+    JOINS,
     HeadFusion,
     check_rollout_options,
     checked_start_block,
@@ -70,8 +72,9 @@ def attention_rollout(
     def fuse(_: Tensor, rows: Tensor) -> Tensor:
         return fuse_heads(rows, head_fusion)
 
-    def normalised(index: Tensor, rows: Tensor) -> Tensor:
-        return normalise_rows(with_identity(fuse(index, rows), index, residual))
+    def normalised(num_heads: int, index: Tensor, joined: Tensor) -> Tensor:
+        fused = joined / num_heads if head_fusion == "mean" else joined
+        return normalise_rows(with_identity(fused, index, residual))
 
     if pooler is None:
         row = start_row(attentions[-1], start)
@@ -80,7 +83,8 @@ def attention_rollout(
     for attention in reversed(attentions):
         if discard_ratio:
             attention = discard_smallest([attention], fuse, discard_ratio, keep_first=True)
-        row = propagate(row, [attention], normalised)
+        finish = partial(normalised, attention.shape[1])
+        row = propagate(row, [attention], lambda _, rows: rows, join=JOINS[head_fusion], finish=finish)
     return row
 
 
@@ -119,10 +123,10 @@ class AttentionRollout(ViTAttribution):
         self.start_block = checked_start_block(start_block, len(self.forward_func.blocks))
 
     def _relevance(self, images: Tensor, targets: Tensor) -> Tensor:
-        traced = trace(self.forward_func, images)
+        traced = trace(self.forward_func, images, first=self.start_block, values=False)
         last = traced.pooler or traced.blocks[-1]
         return attention_rollout(
-            [record.attention for record in traced.blocks[self.start_block :]],
+            [record.attention for record in traced.blocks],
             start=self.forward_func.pool_weights(last.shape[2]),
             pooler=traced.pooler.attention if traced.pooler else None,
             head_fusion=self.head_fusion,

@@ -50,14 +50,17 @@ def chefer_cam(
     """
 
     def weighted(_: Tensor, attention: Tensor, gradient: Tensor) -> Tensor:
-        return (gradient * attention).clamp(min=0).mean(1)  # (B, r, N)
+        return (gradient * attention).clamp_(min=0)
+
+    def step(row: Tensor, maps: tuple[AttentionLike, AttentionLike]) -> Tensor:
+        return propagate(row, maps, weighted, join=torch.add) / maps[0].shape[1]
 
     if pooler is None:
         row = start_row(attentions[-1], start)
     else:
-        row = pad_prefix(propagate(start_row(pooler[0], start), pooler, weighted), attentions[-1].shape[3])
+        row = pad_prefix(step(start_row(pooler[0], start), pooler), attentions[-1].shape[3])
     for maps in zip(reversed(attentions), reversed(gradients), strict=True):
-        row = row + propagate(row, maps, weighted)
+        row = row + step(row, maps)
     return row
 
 
@@ -87,8 +90,8 @@ class CheferCAM(ViTAttribution):
         self.start_block = checked_start_block(start_block, len(self.forward_func.blocks))
 
     def _relevance(self, images: Tensor, targets: Tensor) -> Tensor:
-        traced = trace(self.forward_func, images, gradients=True)
-        blocks = traced.blocks[self.start_block :]
+        traced = trace(self.forward_func, images, gradients=True, first=self.start_block)
+        blocks = traced.blocks
         poolers = [traced.pooler] if traced.pooler else []
         start = self.forward_func.pool_weights((poolers or blocks)[-1].shape[2])
         relevance = []

@@ -8,11 +8,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from captum_vit.adapters.attention import AttentionLike, propagate, query_chunks, rows_of, start_row
+from captum_vit.adapters.attention import AttentionLike, propagate, start_row
 from captum_vit.adapters.capture import trace
 from captum_vit.attr.base import ViTAttribution
 from captum_vit.attr.gradients import attention_gradients
-from captum_vit.attr.rows import pad_prefix
+from captum_vit.attr.rows import head_sums, pad_prefix
 
 __all__ = ["GMAR", "gmar", "gmar_head_norms", "gmar_rollout"]
 
@@ -38,9 +38,7 @@ def gmar_head_norms(gradient: AttentionLike, norm: Norm = "l1") -> Tensor:
         arXiv:2504.19414, eq. 2.
     """
     _check_options(norm=norm)
-    power = 1 if norm == "l1" else 2
-    sums = [rows_of(gradient, index).abs().pow(power).sum((2, 3)) for index in query_chunks(gradient)]
-    return torch.stack(sums).sum(0) ** (1 / power)
+    return head_sums(gradient, torch.abs) if norm == "l1" else head_sums(gradient, torch.square).sqrt()
 
 
 def gmar_rollout(
@@ -87,8 +85,7 @@ def gmar_rollout(
     origin = row = start_row(attentions[-1], start)
     blocks = list(zip(attentions, head_weights, strict=True))
     for attention, weights in blocks if form == "recursion" else reversed(blocks):
-        rolled = propagate(row, [attention], lambda _, rows, w=weights: torch.einsum("bh,bhrn->brn", w, rows))
-        row = rolled + residual * (origin if form == "recursion" else row)
+        row = _weighted_heads(row, attention, weights) + residual * (origin if form == "recursion" else row)
     return row
 
 
@@ -143,9 +140,7 @@ def gmar(
         attention, gradient = pooler
         pooler_norms = gmar_head_norms(gradient, norm)
         shares = _share(pooler_norms, pooler_norms.sum(-1, keepdim=True))
-        pooled = propagate(
-            start_row(attention, start), [attention], lambda _, rows: torch.einsum("bh,bhrn->brn", shares, rows)
-        )
+        pooled = _weighted_heads(start_row(attention, start), attention, shares)
         start = pad_prefix(pooled, attentions[-1].shape[3])
     return gmar_rollout(attentions, weights, residual=residual, form=form, start=start)
 
@@ -161,6 +156,12 @@ def _check_options(
         raise ValueError(f"residual must be finite and at least 0, got {residual}.")
     if form not in ("recursion", "product"):
         raise ValueError(f"form must be 'recursion' or 'product', got {form!r}.")
+
+
+def _weighted_heads(row: Tensor, attention: AttentionLike, weights: Tensor) -> Tensor:
+    """``row Σ_h w_h A_h`` for a row (B, Q) and weights (B, h)."""
+    of_each_row = weights[:, :, None, None].expand(-1, -1, attention.shape[2], 1)  # a map of one column
+    return propagate(row, [attention, of_each_row], lambda _, rows, each: rows * each, join=torch.add)
 
 
 def _share(norms: Tensor, total: Tensor) -> Tensor:

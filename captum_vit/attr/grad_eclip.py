@@ -33,12 +33,12 @@ def loosened_attention(query: Tensor, key: Tensor, counted: Tensor | None = None
     queries, keys = (F.normalize(each.transpose(1, 2).flatten(2), dim=-1) for each in (query, key))  # (B, ·, h·d)
     left_out = torch.zeros(key.shape[2], dtype=torch.bool, device=key.device) if counted is None else ~counted
 
-    def form_rows(index: Tensor) -> Tensor:
+    def form_rows(index: Tensor, heads: slice) -> Tensor:
         cosine = queries[:, index] @ keys.transpose(1, 2)  # (B, r, N)
         low = cosine.masked_fill(left_out, float("inf")).amin(-1, keepdim=True)
         spread = cosine.masked_fill(left_out, float("-inf")).amax(-1, keepdim=True) - low
         scaled = (cosine - low) / spread.where(spread > 0, float("inf"))
-        return scaled.masked_fill(left_out, 0.0)[:, None]
+        return scaled.masked_fill(left_out, 0.0)[:, None][:, heads]
 
     return LazyMap((query.shape[0], 1, query.shape[2], key.shape[2]), form_rows, queries)
 

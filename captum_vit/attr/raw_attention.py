@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from captum_vit.adapters.attention import AttentionLike, propagate, start_row
-from captum_vit.adapters.capture import trace
+from captum_vit.adapters.capture import trace_last
 from captum_vit.attr.base import ViTAttribution
 
 __all__ = ["RawAttention", "raw_attention"]
@@ -51,6 +51,5 @@ class RawAttention(ViTAttribution):
     reference = "arXiv:2404.03214, eq. 12"
 
     def _relevance(self, images: Tensor, targets: Tensor) -> Tensor:
-        traced = trace(self.forward_func, images)
-        record = traced.pooler or traced.blocks[-1]
+        _, record = trace_last(self.forward_func, images, values=False)
         return raw_attention(record.attention, start=self.forward_func.pool_weights(record.shape[2]))[:, None]

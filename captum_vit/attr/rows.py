@@ -9,14 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from captum_vit.adapters.attention import AttentionLike, query_chunks, rows_of
+from captum_vit.adapters.attention import AttentionLike, head_groups, query_chunks, rows_of
 
 __all__ = [
+    "JOINS",
     "HeadFusion",
     "check_rollout_options",
     "checked_start_block",
     "discard_smallest",
     "fuse_heads",
+    "head_sums",
     "normalise_rows",
     "pad_prefix",
     "with_identity",
@@ -29,6 +31,13 @@ _FUSIONS: dict[HeadFusion, Callable[[Tensor], Tensor]] = {
     "max": lambda rows: rows.amax(1),
     "min": lambda rows: rows.amin(1),
 }
+
+JOINS: dict[HeadFusion, Callable[[Tensor, Tensor], Tensor]] = {
+    "mean": torch.add,
+    "max": torch.maximum,
+    "min": torch.minimum,
+}
+"""What `propagate` joins heads with; for the mean their sum, which is still to be divided by their number."""
 
 
 def check_rollout_options(head_fusion: HeadFusion, residual: float, discard_ratio: float) -> None:
@@ -48,6 +57,15 @@ def check_rollout_options(head_fusion: HeadFusion, residual: float, discard_rati
 def fuse_heads(rows: Tensor, head_fusion: HeadFusion) -> Tensor:
     """The rows of all heads (B, h, r, N) as those of one map, (B, r, N)."""
     return _FUSIONS[head_fusion](rows)
+
+
+def head_sums(attention: AttentionLike, of: Callable[[Tensor], Tensor]) -> Tensor:
+    """The sum of a function of each entry over each head's map, (B, h), without a map being held."""
+    total = torch.zeros(attention.shape[:2], dtype=attention.dtype, device=attention.device)
+    for index in query_chunks(attention, by_head=True):
+        for heads in head_groups(attention, len(index)):
+            total[:, heads] += of(rows_of(attention, index, heads)).sum((2, 3))
+    return total
 
 
 def with_identity(rows: Tensor, index: Tensor, residual: float) -> Tensor:

@@ -117,7 +117,7 @@ class TransitionAttentionMaps(ViTAttribution):
         fractions = torch.linspace(0, 1, self.steps, dtype=torch.float64) if self.steps > 1 else torch.ones(1)
         gradients: list[list[Tensor]] = [[] for _ in targets.T]
         values: list[Tensor] = []
-        for part in fractions.to(images.device, images.dtype).split(self.steps_per_batch):
+        for part in fractions.to(images.dtype).to(images.device).split(self.steps_per_batch):
             path = (part[:, None, None, None, None] * images).flatten(0, 1)
             parts, value = self._path_gradients(path, targets.repeat(len(part), 1))
             values.append(_beside(value, len(part)))

@@ -48,8 +48,8 @@ def cluster_masks(features: Tensor, distance: float = 0.1) -> Tensor:
     maps = _scaled(features.flatten(1))
     if len(maps) < 2:
         return maps.view(-1, *features.shape[1:])
-    unit = F.normalize(maps.double(), dim=1)
-    apart = (1 - unit @ unit.T).clamp(min=0).cpu().numpy()
+    unit = F.normalize(maps.cpu().double(), dim=1)  # some devices have no float64
+    apart = (1 - unit @ unit.T).clamp(min=0).numpy()
     clusters = fcluster(linkage(squareform(apart, checks=False), "complete"), distance, "distance").tolist()
     order = torch.tensor([list(dict.fromkeys(clusters)).index(each) for each in clusters], device=maps.device)
     summed = maps.new_zeros(int(order.max()) + 1, maps.shape[1]).index_add(0, order, maps)

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from adapter_checks import assert_same
 from torch import Tensor
 
 from captum_vit.adapters import AttentionRecord, attention
-from captum_vit.adapters.attention import LazyMap, propagate, query_chunks, rows_of, start_row
+from captum_vit.adapters.attention import LazyMap, head_groups, propagate, query_chunks, rows_of, start_row
 
 BATCH, HEADS, QUERIES, KEYS, WIDTH = 2, 3, 5, 7, 4
 
@@ -101,12 +103,63 @@ def test_propagate_is_the_product_with_the_fused_matrix(monkeypatch, record, chu
     assert indices == list(range(QUERIES))
 
 
+@pytest.mark.parametrize("join", [torch.add, torch.maximum, torch.minimum])
+@pytest.mark.parametrize("limit", [1, 8 * KEYS * 8, 2**20])
+def test_propagate_joins_a_few_heads_at_a_time(monkeypatch, record, join, limit):
+    monkeypatch.setattr(attention, "CHUNK_BYTES", limit)
+    row = normal(BATCH, QUERIES, seed=6)
+    shapes = []
+
+    def fuse(index: Tensor, maps: Tensor, columns: Tensor) -> Tensor:
+        shapes.append(maps.shape)
+        return maps * columns
+
+    def finish(index: Tensor, fused: Tensor) -> Tensor:
+        return fused + index[:, None]
+
+    columns = normal(BATCH, HEADS, QUERIES, 1, seed=8)
+    first, second, third = (record.attention.full() * columns).unbind(1)
+    expected = (row[:, None] @ (join(join(first, second), third) + torch.arange(QUERIES)[:, None]))[:, 0]
+    assert_same(propagate(row, [record.attention, columns], fuse, join=join, finish=finish), expected)
+    assert all(shape.numel() * 8 <= limit or shape[1:3] == (1, 1) for shape in shapes)
+    assert sum(shape[1] * shape[2] for shape in shapes) == HEADS * QUERIES
+
+
+@pytest.mark.parametrize("join", [None, torch.add])
+def test_a_row_of_zeros_leads_nowhere(record, join):
+    row = torch.zeros(BATCH, QUERIES, dtype=torch.float64)
+    relevance = propagate(row, [record.attention], lambda _, maps: maps if join else maps.mean(1), join=join)
+    assert relevance.tolist() == [[0.0] * KEYS] * BATCH
+
+
+def test_on_a_cpu_chunks_are_smaller(monkeypatch, record):
+    monkeypatch.setattr(attention, "CACHED_CHUNK_BYTES", BATCH * KEYS * 8 * 3)
+    assert [len(each) for each in query_chunks(record.attention)] == [1] * QUERIES
+    assert [len(each) for each in query_chunks(record.attention, by_head=True)] == [3, 2]
+    elsewhere = LazyMap(record.shape, record.attention.rows, record.query.to("meta"))
+    assert [len(each) for each in query_chunks(elsewhere)] == [QUERIES]
+    assert list(head_groups(elsewhere, QUERIES)) == [slice(0, 2**26 // (BATCH * QUERIES * KEYS * 8))]
+    assert list(head_groups(record.attention, 1)) == [slice(0, 3)]
+    assert list(head_groups(record.attention, 3)) == [slice(0, 1), slice(1, 2), slice(2, 3)]
+
+
+@pytest.mark.parametrize("shape", [(BATCH, HEADS, 1, KEYS), (1, 1, QUERIES, KEYS), (QUERIES, KEYS), (KEYS,)])
+def test_a_bias_of_any_shape_is_that_of_its_heads(record, shape):
+    biased = replace(record, bias=normal(*shape, seed=9))
+    if len(shape) == 1:
+        biased = replace(biased, bias=biased.bias[None])
+    index, heads = torch.tensor([3, 0]), slice(1, 3)
+    expected = (record.query * record.scale @ record.key.mT + biased.bias).softmax(-1)
+    assert_same(biased.attention.full(), expected)
+    assert_same(biased.attention.rows(index, heads), expected[:, heads, index])
+
+
 def test_propagate_forms_no_row_that_meets_a_zero(record):
     formed = []
 
-    def form_rows(index: Tensor) -> Tensor:
+    def form_rows(index: Tensor, heads: slice) -> Tensor:
         formed.extend(index.tolist())
-        return record.attention.rows(index)
+        return record.attention.rows(index, heads)
 
     lazy = LazyMap(record.shape, form_rows, record.query)
     row = torch.zeros(BATCH, QUERIES, dtype=torch.float64)

@@ -80,7 +80,7 @@ def test_a_pooler_over_patch_tokens_gives_prefix_tokens_nothing():
 
 def test_lazy_maps_and_held_maps_agree_whatever_the_chunk(monkeypatch):
     attentions = [random_attention(2, 3, 7, 7, seed=seed) for seed in range(3)]
-    lazy = [LazyMap(a.shape, lambda index, a=a: a[:, :, index], a) for a in attentions]
+    lazy = [LazyMap(a.shape, lambda index, heads, a=a: a[:, heads, index], a) for a in attentions]
     for chunk in (1, 1000, 2**26):
         monkeypatch.setattr("captum_vit.adapters.attention.CHUNK_BYTES", chunk)
         exact(attention_rollout(lazy, discard_ratio=0.3), attention_rollout(attentions, discard_ratio=0.3))

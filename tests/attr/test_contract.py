@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from captum.attr import NoiseTunnel, visualization
 from captum.metrics import infidelity, infidelity_perturb_func_decorator, sensitivity_max
+from cases import built
 from torch import Tensor, nn
 from transformers import ViTConfig, ViTForImageClassification
 
@@ -40,12 +41,6 @@ NEEDS_NO_SHARES = {
 }
 """Methods that do not start at the pooled vector: they take any pooling, also a maximum over tokens."""
 
-QUICK: dict[type[ViTAttribution], dict[str, Any]] = {
-    captum_vit.TransitionAttentionMaps: {"steps": 3},
-    captum_vit.ViTCX: {"distance": 0.2},
-}
-"""Options that make a costly method quick where its values do not matter."""
-
 WRAPPERS = {
     captum_vit.BackgroundSuppression,
     captum_vit.LibraGrad,
@@ -53,10 +48,6 @@ WRAPPERS = {
     captum_vit.TestTimeRegisters,
 }
 """Methods around a method, with tests of their own."""
-
-
-def built(method_class: type[ViTAttribution], model: nn.Module) -> ViTAttribution:
-    return method_class(model, **QUICK.get(method_class, {}))
 
 
 @pytest.fixture(params=PAIRS, ids="-".join)

@@ -7,7 +7,7 @@ from oracle import exact
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from captum_vit import METHODS, Adapter, CheferCAM, LeGrad
+from captum_vit import METHODS, Adapter, AttentionCAM, CheferCAM, LeGrad
 from captum_vit.adapters import adapt
 
 SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 3, "num_heads": 3, "num_classes": 5}
@@ -63,17 +63,29 @@ def test_a_wrapped_model_is_pointed_at():
         LeGrad(nn.Sequential(nn.Identity(), small()).eval())
 
 
-@pytest.mark.parametrize("block", [0, 1])
-@pytest.mark.parametrize(
-    "name", ["gmar", "chefer-cam", "attention-cam", "legrad", "gradient-rollout", "attention-guided-cam"]
-)
-def test_gradients_turned_off_inside_a_block_are_noticed(block, name):
+def without_gradients_in(block: int) -> VisionTransformer:
     model = small()
     attention = model.blocks[block].attn
     forward = attention.forward
     attention.forward = lambda *args, **kwargs: torch.no_grad()(forward)(*args, **kwargs)
+    return model
+
+
+@pytest.mark.parametrize("block", [0, 1])
+@pytest.mark.parametrize("name", ["gmar", "chefer-cam", "legrad", "gradient-rollout", "attention-guided-cam"])
+def test_gradients_turned_off_inside_a_block_are_noticed(block, name):
     with pytest.raises(RuntimeError, match=r"turns gradients off inside its forward|gradients do not reach"):
-        METHODS[name](model).attribute(torch.randn(1, 3, 32, 32), target=1)
+        METHODS[name](without_gradients_in(block)).attribute(torch.randn(1, 3, 32, 32), target=1)
+
+
+def test_gradients_turned_off_inside_a_block_are_noticed_where_they_count():
+    images = torch.randn(1, 3, 32, 32)
+    for block in (0, 1):  # the last block's gradient passes neither
+        AttentionCAM(without_gradients_in(block)).attribute(images, target=1)
+        CheferCAM(without_gradients_in(block), start_block=2).attribute(images, target=1)
+    for method in (AttentionCAM(without_gradients_in(2)), CheferCAM(without_gradients_in(2), start_block=2)):
+        with pytest.raises(RuntimeError, match="gradients do not reach the attention maps"):
+            method.attribute(images, target=1)
 
 
 def test_images_of_another_dtype_are_refused_with_the_cast():

@@ -39,7 +39,7 @@ class MappedRecord(AttentionRecord):
     def attention(self) -> LazyMap:
         """The map itself, still with its graph."""
         held = self.held
-        return LazyMap(self.shape, lambda index: held[:, :, index], held)
+        return LazyMap(self.shape, lambda index, heads: held[:, heads, index], held)
 
     @property
     def held(self) -> Tensor:
