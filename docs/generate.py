@@ -52,16 +52,16 @@ _OPEN_REVIEW = re.compile(r"openreview:([\w-]+)")
 
 
 def method_table(page: Path) -> str:
-    """Every method of `METHODS` with its facts, linked from ``page`` to the method's own page."""
+    """Every method and wrapper with its facts, linked from ``page`` to its own page."""
     rows = []
-    for name, method in METHODS.items():
+    for name, method in {**METHODS, **WRAPPERS}.items():
         link = os.path.relpath(ROOT / "docs" / "methods" / f"{name}.md", page.parent).replace(os.sep, "/")
         rows.append(
             [
                 f"[`{method.__name__}`]({link})",
                 _first_line(method),
-                _yes(method.class_specific),
-                _yes(method.signed),
+                _yes(getattr(method, "class_specific", None)),
+                _yes(getattr(method, "signed", None)),
                 method.passes,
                 _linked(method.reference),
             ]

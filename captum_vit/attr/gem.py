@@ -91,6 +91,7 @@ class GEM(ViTAttribution):
 
     name = "GEM"
     class_specific = True
+    allows_registers = False
     signed = True
     passes = "1 forward"
     reference = "arXiv:2312.00878, section 4"

@@ -98,7 +98,8 @@ class TestTimeRegisters(MethodWrapper):
 
     Raises:
         TypeError: no method of this package, or a model that takes no extra tokens: rotary embeddings, position biases,
-            an attention pooler that reads prefix tokens; a method with `BackgroundSuppression` or registers inside.
+            an attention pooler that reads prefix tokens; a method with `BackgroundSuppression` or registers inside, or one
+            that takes a model apart: `CAAP`, `GEM`, `TextSpan` and the LRP family.
         ValueError: no neuron, one that does not exist, fewer than one register, another choice.
 
     Example:
@@ -126,11 +127,13 @@ class TestTimeRegisters(MethodWrapper):
         patches: LeftBehind = "zero",
     ) -> None:
         super().__init__(method)
-        inside: object = method
+        inside: ViTAttribution = method
         while isinstance(inside, MethodWrapper):
             if isinstance(inside, (BackgroundSuppression, TestTimeRegisters)):
                 raise TypeError(f"method must bring no other view of the model, got {inside.name}.")
             inside = inside.method
+        if not inside.allows_registers:
+            raise TypeError(f"method must take a model as a whole, got {inside.get_name()}, which takes it apart.")
         if patches not in ("zero", "mean"):
             raise ValueError(f"patches must be 'zero' or 'mean', got {patches!r}.")
         if operator.index(registers) < 1:

@@ -97,6 +97,7 @@ class TextSpan(ViTAttribution):
 
     name = "TextSpan"
     class_specific = True
+    allows_registers = False
     signed = True
     passes = "1 forward"
     reference = "arXiv:2310.05916, eq. 3-5 and section 5"

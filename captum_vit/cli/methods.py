@@ -9,23 +9,26 @@ import typer
 
 __all__ = ["list_methods"]
 
+_INSIDE = "as inside"
+"""What a wrapper's map depends on, and whether it is signed, is up to the method inside."""
+
 
 def list_methods(
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable, one object per method.")] = False,
 ) -> None:
-    """Print every method with its facts."""
-    from captum_vit.attr import METHODS
+    """Print every method with its facts, then what goes around a method."""
+    from captum_vit.attr import METHODS, WRAPPERS
 
     rows: list[dict[str, str | bool]] = [
         {
             "method": command_line_name,
             "name": method.name,
-            "class_specific": method.class_specific,
-            "signed": method.signed,
+            "class_specific": getattr(method, "class_specific", _INSIDE),
+            "signed": getattr(method, "signed", _INSIDE),
             "passes": method.passes,
             "reference": method.reference,
         }
-        for command_line_name, method in METHODS.items()
+        for command_line_name, method in {**METHODS, **WRAPPERS}.items()
     ]
     typer.echo(json.dumps(rows, indent=2) if as_json else _table(rows))
 

@@ -30,6 +30,10 @@ _SPARSE = 16
 """States with more numbers than this are kept as those that are not 0."""
 
 
+_ON_CPU = 24
+"""Images that a metric asks a model about at once on a CPU, whose caches larger batches leave; metrics have 64."""
+
+
 class MissingAnnotationError(ValueError):
     """A metric needs what the dataset does not know."""
 
@@ -312,6 +316,8 @@ def measure_of(spec: str | Spec, subject: Subject, *, classes: int = 0) -> Measu
         options["patch"] = (options["patch"],) * 2
     if options.get("fill") == "black":
         options["fill"] = subject.black
+    if subject.device.type == "cpu" and "batch_size" in signature(kind).parameters:
+        options.setdefault("batch_size", _ON_CPU)
     if spec.name in _VARIANTS and _VARIANTS[spec.name][0] in options:
         option, feeds = _VARIANTS[spec.name]
         choice = options.pop(option)

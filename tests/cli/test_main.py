@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from captum_vit import METHODS
+from captum_vit.attr import WRAPPERS
 from captum_vit.cli import app
 
 
@@ -68,12 +69,12 @@ def test_list_prints_every_method_in_aligned_columns():
             method.reference,
         ]
         for name, method in METHODS.items()
-    ]
+    ] + [[name, each.name, "as inside", "as inside", each.passes, each.reference] for name, each in WRAPPERS.items()]
 
 
 def test_list_as_json():
     rows = json.loads(CliRunner().invoke(app, ["list", "--json"]).stdout)
-    assert [row["method"] for row in rows] == list(METHODS)
+    assert [row["method"] for row in rows] == [*METHODS, *WRAPPERS]
     assert rows[list(METHODS).index("attention-cam")] == {
         "method": "attention-cam",
         "name": "AttentionCAM",
