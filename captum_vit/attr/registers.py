@@ -98,8 +98,8 @@ class TestTimeRegisters(MethodWrapper):
 
     Raises:
         TypeError: no method of this package, or a model that takes no extra tokens: rotary embeddings, position biases,
-            an attention pooler that reads prefix tokens; a method with `BackgroundSuppression` or registers inside, or one
-            that takes a model apart: `CAAP`, `GEM`, `TextSpan` and the LRP family.
+            an attention pooler that reads prefix tokens; a method with `BackgroundSuppression` or registers inside, or
+            one that takes a model apart: `CAAP`, `GEM`, `TextSpan` and the LRP family.
         ValueError: no neuron, one that does not exist, fewer than one register, another choice.
 
     Example:
