@@ -9,7 +9,7 @@ from adapter_checks import assert_same, leaves_of
 from torch import Tensor, nn
 
 from captum_vit.adapters import Adapter
-from captum_vit.adapters.capture import AttentionCapture
+from captum_vit.adapters.watching import AttentionCapture
 
 
 class PoolerOnly(Adapter):

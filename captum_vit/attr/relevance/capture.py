@@ -15,9 +15,10 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from captum_vit.adapters.attention import AttentionRecord, LazyMap, additive_mask
 from captum_vit.adapters.base import Adapter
-from captum_vit.adapters.capture import AttentionCapture, checked_logits
+from captum_vit.adapters.capture import checked_logits
 from captum_vit.adapters.multi_head import multi_head_attention
 from captum_vit.adapters.parameters import VIEW_PROPERTIES, parameters_as_constants
+from captum_vit.adapters.watching import AttentionCapture
 from captum_vit.attr.relevance.call import Call, carries, halved_product, unchanged, with_rule
 from captum_vit.attr.relevance.propagation import RuleSet, stabilise
 from captum_vit.attr.relevance.rules import CONSTANT, rule_of
