@@ -29,9 +29,9 @@ app = typer.Typer(
 app.command()(demo)
 app.command()(explain)
 app.command()(evaluate)
-app.command("app")(explore)
 app.command("list")(list_methods)
 app.command()(doctor)
+app.command("app")(explore)
 
 
 def _print_version(wanted: bool) -> None:
