@@ -31,9 +31,9 @@ app.command()(demo)
 app.command()(explain)
 app.command()(evaluate)
 app.command()(report)
-app.command("app")(explore)
 app.command("list")(list_methods)
 app.command()(doctor)
+app.command("app")(explore)
 
 
 def _print_version(wanted: bool) -> None:

@@ -139,6 +139,8 @@ def test_the_difference_of_raw_values():
     np.testing.assert_allclose(drawn(made)[3], highest + 0.3 * grey[..., None], atol=0.02)
     assert ends(made)[2] == ["−2", "+2"]
     assert ends(show_difference(IMAGES, PATCHES, PATCHES))[2] == ["−0", "+0"]
+    summed = show_difference(IMAGES, ATTRIBUTIONS, ATTRIBUTIONS + 1, scale="none")
+    assert ends(summed)[2] == ["−3", "+3"]  # one for each channel
 
 
 @pytest.mark.parametrize(
