@@ -65,6 +65,8 @@ def write_open_images(root):
 
 
 SEGMENTATION_SIZES = [(4, 6), (5, 3), (1, 2), (7, 7)]
+SEGMENTATION_WNIDS = ["n02124075", "n01440764", "n02124075", "n00007846"]
+"""Egyptian cat, tench, the cat again, and a class that is not among those of ImageNet-1k."""
 
 
 def segmentation_mask(index: int) -> np.ndarray:
@@ -72,18 +74,23 @@ def segmentation_mask(index: int) -> np.ndarray:
 
 
 def write_imagenet_segmentation(path, change=lambda file: None):
-    """Cells of references, a cell in every cell of the masks, columns first, and MATLAB's block before the data."""
+    """Cells of references, a cell in every cell of the masks, columns first, and MATLAB's block before the data.
+
+    A text is a column of its letters' numbers.
+    """
     import h5py
 
     with h5py.File(path, "w", userblock_size=512) as file:
-        images, masks = [], []
+        images, masks, wnids = [], [], []
         for k, size in enumerate(SEGMENTATION_SIZES):
             images.append(file.create_dataset(f"#refs#/i{k}", data=colours(*size, seed=k).transpose(2, 1, 0)))
             inner = file.create_dataset(f"#refs#/m{k}", data=segmentation_mask(k).T)
             cell = file.create_dataset(f"#refs#/g{k}", (1, 1), dtype=h5py.ref_dtype)
             cell[0, 0] = inner.ref
             masks.append(cell)
-        for name, cells in (("img", images), ("gt", masks)):
+            letters = np.array([[ord(each)] for each in SEGMENTATION_WNIDS[k]], dtype=np.uint16)
+            wnids.append(file.create_dataset(f"#refs#/t{k}", data=letters))
+        for name, cells in (("img", images), ("gt", masks), ("target", wnids)):
             outer = file.create_dataset(f"value/{name}", (len(SEGMENTATION_SIZES), 1), dtype=h5py.ref_dtype)
             for k, each in enumerate(cells):
                 outer[k, 0] = each.ref

@@ -140,6 +140,7 @@ def evaluate(
         samples = evaluation.samples_of((dataset or ["scenes"])[0])
         loaded = load(model or "scenes:vit", weights, checkpoint, side, seed)
         subject = evaluation.subject_for(loaded, samples, prompts, template, resize, device)
+        named = {"data": (dataset or ["scenes"])[0], "prompts": evaluation.prompts_of(subject)}
         result = evaluation.evaluated(
             subject,
             samples,
@@ -148,13 +149,14 @@ def evaluate(
             folder=folder,
             target=target,
             keep_maps=keep_maps,
-            description={"data": (dataset or ["scenes"])[0], "prompts": evaluation.prompts_of(subject)},
+            description=named,
             **shared,
         )
         if is_first_process():
             evaluation.report(result, folder)
-            if layers:
-                evaluation.report_layers(subject, samples, folder, limit=limit, batch_size=batch_size, target=target)
+        if layers:
+            same = {name: shared[name] for name in ("limit", "batch_size", "workers", "precision")}
+            evaluation.report_layers(subject, samples, folder, target=target, description=named, **same)
     except KeyboardInterrupt as error:
         typer.echo(f"Interrupted. What was finished is in {output}; the same command goes on from there.", err=True)
         raise typer.Exit(130) from error

@@ -36,6 +36,9 @@ __all__ = [
 _LISTED = 5
 """Skipped samples that are printed."""
 
+_LAYERS = "layers"
+"""Folder in that of the results, where the blocks of every map are kept."""
+
 
 def samples_of(text: str) -> Dataset[Sample]:
     """The dataset of ``--dataset``."""
@@ -211,14 +214,15 @@ def report(result: Result, folder: Path) -> None:
 
 
 def report_layers(subject: Subject, samples: Dataset[Sample], folder: Path, **options: Any) -> None:
-    """Writes and prints how LeGrad's maps are spread over the blocks."""
+    """Finds how LeGrad's maps are spread over the blocks, resuming and in all processes; the first prints it."""
     given = {name: value for name, value in options.items() if value is not None}
     try:
-        distribution = layer_distribution(subject, samples, **given)
+        distribution = layer_distribution(subject, samples, folder=folder / _LAYERS, **given)
+        if not is_first_process():
+            return
+        write_layers(folder, distribution)
     except (ValueError, TypeError) as error:
         refuse(str(error), "--layers")
-    try:
-        write_layers(folder, distribution)
     except OSError as error:
         _end(folder, error)
     typer.echo(f"\n{distribution.markdown()}\n{folder / 'layers.png'}")

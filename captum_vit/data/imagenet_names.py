@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
+from typing import Any
 
-__all__ = ["imagenet_names"]
+__all__ = ["first_name", "imagenet_names"]
 
 
 @cache
@@ -21,5 +22,22 @@ def imagenet_names() -> Mapping[str, str]:
         >>> list(imagenet_names().items())[:2]
         [('n01440764', 'tench'), ('n01443537', 'goldfish')]
     """
-    info = import_module("timm.data").ImageNetInfo()
-    return {each: info.label_name_to_description(each).split(",")[0] for each in info.label_names()}
+    return {each: str(first_name(each)) for each in _info().label_names()}
+
+
+def first_name(wnid: str) -> str | None:
+    """The first name of a class by its WordNet id, of the 21 841 classes of all of ImageNet; None for another.
+
+    Example:
+        >>> first_name("n00007846"), first_name("n99999999")
+        ('person', None)
+    """
+    try:
+        return str(_info().label_name_to_description(wnid)).split(",")[0]
+    except KeyError:
+        return None
+
+
+@cache
+def _info() -> Any:
+    return import_module("timm.data").ImageNetInfo()

@@ -9,7 +9,7 @@ from captum_vit.evaluation.measures import MEASURES, Measure, MissingAnnotationE
 from captum_vit.evaluation.report import write_report
 from captum_vit.evaluation.result import Result
 from captum_vit.evaluation.runner import evaluate
-from captum_vit.evaluation.store import ChangedConfigurationError, Store
+from captum_vit.evaluation.store import ChangedConfigurationError, DamagedResultsError, Store
 from captum_vit.evaluation.stored import NoResultsError, Stored, stored
 from captum_vit.evaluation.subject import Subject, subject_of
 
@@ -17,6 +17,7 @@ __all__ = [
     "DATASETS",
     "MEASURES",
     "ChangedConfigurationError",
+    "DamagedResultsError",
     "Explainer",
     "GammaChoice",
     "LayerDistribution",

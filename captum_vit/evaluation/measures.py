@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from inspect import Parameter, signature
+from itertools import groupby
 from typing import Any, TypeAlias
 
 import torch
@@ -243,28 +244,34 @@ class Measure:
         """What the metric's sums gain from each map; None where it does not ask about the region at all.
 
         Args:
-            cases: maps of one region. The model is asked about all of them at once, and once about what they share.
+            cases: maps of one sample, those of a region after each other. The model is asked about all of them at once,
+                and once about what they share.
 
         Raises:
             MissingAnnotationError: the dataset does not know what the metric needs.
         """
-        fed = [each for each in map(self._fed, cases) if each is not None]
+        if isinstance(self.empty, ModelMetric):
+            images, *inputs = [torch.cat(each) for each in zip(*self._fed(cases), strict=True)]
+            return self._states_at_once(self.empty, images[:1].expand_as(images), *inputs)  # one image
+        regions = [list(some) for _, some in groupby(cases, lambda case: id(case.region))]
+        return [state for some in regions for state in self._states_of_region(some)]
+
+    def _states_of_region(self, cases: Sequence[Case]) -> list[State | None]:
+        fed = self._fed(cases)
         if not fed:
             return [None] * len(cases)
         if isinstance(self.empty, RowMetric) and self._feed is not _method:
-            return self._states_at_once(self.empty, fed)
+            return self._states_at_once(self.empty, *(torch.cat(each) for each in zip(*fed, strict=True)))
         asked = [self.metric(case.explainer) for case in cases]
         return [_gained(metric, partial(metric.update, *each)) for metric, each in zip(asked, fed, strict=True)]
 
-    def _states_at_once(self, metric: RowMetric, fed: Sequence[tuple[Tensor, ...]]) -> list[State | None]:
-        inputs = [torch.cat(each) for each in zip(*fed, strict=True)]
-        if isinstance(metric, ModelMetric):
-            inputs[0] = inputs[0][:1].expand_as(inputs[0])  # the region's image
+    def _states_at_once(self, metric: RowMetric, *inputs: Tensor) -> list[State | None]:
         return [_gained(metric, partial(metric.add_rows, row)) for row in metric.rows(*inputs).split(1)]
 
-    def _fed(self, case: Case) -> tuple[Tensor, ...] | None:
+    def _fed(self, cases: Sequence[Case]) -> list[tuple[Tensor, ...]]:
+        """What ``update`` takes of each map; nothing of regions that it does not ask about."""
         try:
-            return self._feed(case)
+            return [each for each in map(self._feed, cases) if each is not None]
         except MissingAnnotationError as error:
             raise MissingAnnotationError(f"{self.spec.name} can't be measured: {error}.") from error
 

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
+from torch.utils.data import Dataset
 
 from captum_vit.adapters import PromptClassifier
 from captum_vit.data import DamagedSampleError, Sample
@@ -24,22 +17,19 @@ from captum_vit.evaluation.explainers import Explainer, UnsupportedMethodError, 
 from captum_vit.evaluation.kept import KeepingBatcher, kept_records
 from captum_vit.evaluation.measures import Measure, measure_of
 from captum_vit.evaluation.memory import batch_under, peak_memory
-from captum_vit.evaluation.reading import Reading, Units, checked_length
+from captum_vit.evaluation.reading import checked_length
 from captum_vit.evaluation.result import Result
 from captum_vit.evaluation.specs import parse_spec
-from captum_vit.evaluation.store import Store
-from captum_vit.evaluation.subject import Subject
+from captum_vit.evaluation.store import Kind
+from captum_vit.evaluation.subject import Precision, Subject
 from captum_vit.evaluation.targets import TargetChoice, Targets
 from captum_vit.evaluation.units import Batcher, asked_of, scored
+from captum_vit.evaluation.work import configuration, joined, work_in
 
-__all__ = ["Precision", "evaluate"]
+__all__ = ["evaluate"]
 
 _BATCH, _MOST = 8, 64
 """Maps at a time, without and with a limit of the memory."""
-
-Precision = Literal["float32", "bfloat16", "float16"]
-
-_PACKAGES = ("captum-vit", "captum", "torch", "torchvision", "timm", "transformers", "open_clip_torch", "torchmetrics")
 
 
 def evaluate(
@@ -106,56 +96,30 @@ def evaluate(
     measures = _measures(metrics, subject, dataset)
     if length:
         _check_annotations(measures, dataset, targets)
-    rank, processes = _joined()
-    autocast = _autocast(subject, precision)
-    with autocast():
+    with subject.autocast(precision):
         explainers, unsupported = _explainers(methods, subject, seed)
-        config: dict[str, Any] = {
-            "model": subject.name,
-            "weights": _fingerprint(subject),
-            "dataset": type(dataset).__name__,
-            "samples": length,
-            "methods": [*explainers, *unsupported],
-            "metrics": list(measures),
-            "target": target,
-            "geometry": str(subject.geometry),
-            "precision": precision,
-            "seed": seed,
-            "versions": {each: version(each) for each in _PACKAGES},
-            **(description or {}),
-        }
         if memory_limit is not None:
             batcher.batch_size = _fitting(explainers, subject, memory_limit, batch_size)
         for each in explainers.values():
             each.memory = _memory(each, subject, batcher.batch_size)
-    with _temporary(folder) as path:
-        store = Store(path)
-        about = {"device": str(subject.device), "processes": processes, "commit": _commit(), "unit": batch_size}
-        about |= {
-            "unsupported": unsupported,
-            "classes": list(getattr(dataset, "classes", ())),
-            "outputs": _names(subject),
-        }
-        units = Units(length, store.configure(config, about)["unit"])
-        done = set(store.units())
-        kept = set(store.units("maps")) if keep_maps else done
-        _wait()  # all have seen the same units before anyone writes one
-        left = [unit for unit in range(len(units)) if unit not in done & kept]
-        reading = Reading(dataset, units, left[rank::processes])
-        with _bar(units, left, progress and rank == 0) as bar:
-            for unit, samples, skipped in DataLoader(reading, batch_size=None, num_workers=workers):
-                with autocast():
-                    asked = asked_of(samples, subject, targets)
-                    records = scored(asked, explainers, {} if unit in done else measures, batcher)
-                if isinstance(batcher, KeepingBatcher):
-                    store.append(rank, unit, kept_records(asked, batcher.taken(), subject), "maps")
-                if unit not in done:
-                    store.append(rank, unit, [*records, *skipped])
-                bar.update(min(processes * units.size, length - bar.n))
-        _wait()
-        result = Result(store.records(), {name: each.empty for name, each in measures.items()}, unsupported)
-        _wait()  # nobody takes a temporary folder away before all have read
-    return result
+    decided: dict[str, Any] = {"methods": [*explainers, *unsupported], "metrics": list(measures), "target": target}
+    decided |= {"precision": precision, "seed": seed, **(description or {})}
+    config = configuration(subject, dataset, length, **decided)
+    about = {"unsupported": unsupported, "classes": list(getattr(dataset, "classes", ())), "outputs": _names(subject)}
+    kinds: tuple[Kind, ...] = ("results", "maps") if keep_maps else ("results",)
+    options: dict[str, Any] = {"size": batch_size, "device": subject.device, "about": about, "kinds": kinds}
+    with work_in(folder, config, length=length, **options) as work, work.bar(progress) as unit_is_done:
+        for unit, samples, skipped in work.reading(dataset, workers):
+            measured = unit in work.done["results"]
+            with subject.autocast(precision):
+                asked = asked_of(samples, subject, targets)
+                records = scored(asked, explainers, {} if measured else measures, batcher)
+            if isinstance(batcher, KeepingBatcher):
+                work.append(unit, kept_records(asked, batcher.taken(), subject), "maps")
+            if not measured:
+                work.append(unit, [*records, *skipped])
+            unit_is_done()
+        return Result(work.records(), {name: each.empty for name, each in measures.items()}, unsupported)
 
 
 def _names(subject: Subject) -> list[str] | None:
@@ -206,7 +170,7 @@ def _fitting(explainers: Mapping[str, Explainer], subject: Subject, limit: int, 
     """The largest batch with which every method stays under the limit, the same in all processes."""
     sizes = [batch_under(limit, most, partial(_peak, each, subject)) for each in explainers.values()]
     found = torch.tensor(min(sizes))
-    if dist.is_initialized():
+    if joined()[1] > 1:
         dist.all_reduce(found, dist.ReduceOp.MIN)
     return int(found)
 
@@ -222,66 +186,3 @@ def _memory(explainer: Explainer, subject: Subject, batch_size: int) -> int | No
     except torch.OutOfMemoryError:
         torch.cuda.empty_cache()
         return None
-
-
-def _bar(units: Units, left: Sequence[int], shown: bool) -> Any:
-    done = units.length - units.samples(left)
-    return tqdm(total=units.length, initial=done, unit="sample", disable=not shown, file=sys.stderr)
-
-
-def _autocast(subject: Subject, precision: Precision) -> Any:
-    if precision == "float32":
-        return nullcontext
-    if precision not in ("bfloat16", "float16"):
-        raise ValueError(f"precision must be 'float32', 'bfloat16' or 'float16', got {precision!r}.")
-    return lambda: torch.autocast(subject.device.type, getattr(torch, precision))
-
-
-def _fingerprint(subject: Subject) -> str:
-    """A number that changes with the weights."""
-    weights = [each.detach().double() for each in subject.model.state_dict().values() if each.is_floating_point()]
-    return f"{sum(float(each.abs().sum()) for each in weights):.10e}"
-
-
-def _joined() -> tuple[int, int]:
-    """Rank and number of the processes that ``torchrun`` started."""
-    if dist.is_torchelastic_launched() and not dist.is_initialized():
-        dist.init_process_group("gloo")
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-
-
-def _wait() -> None:
-    if dist.is_initialized():
-        dist.barrier()
-
-
-def _temporary(folder: str | Path | None) -> AbstractContextManager[Path]:
-    if folder is not None:
-        return nullcontext(Path(folder))
-    if dist.is_initialized() and dist.get_world_size() > 1:
-        raise ValueError("folder must be given where several processes share the work, got None.")
-    return _TemporaryPath()
-
-
-class _TemporaryPath(AbstractContextManager[Path]):
-    def __enter__(self) -> Path:
-        self._folder = TemporaryDirectory()
-        return Path(self._folder.name)
-
-    def __exit__(self, *error: object) -> None:
-        self._folder.cleanup()
-
-
-def _commit() -> str | None:
-    """The commit of the working directory, where it is one of git."""
-    try:
-        found = subprocess.run(
-            ["git", "describe", "--always", "--dirty"],  # noqa: S607
-            capture_output=True,
-            text=True,
-            check=False,
-            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
-        )
-    except FileNotFoundError:
-        return None
-    return found.stdout.strip() or None

@@ -3,7 +3,8 @@
 A folder holds ``config.json``, which says what is evaluated, and a file of JSON lines per process: ``results`` with the
 scores and, where they are kept, ``maps`` to be looked at. The unit of work is a few samples that follow each other; its
 lines are written at once, the last of them saying that the unit is whole. Lines of a unit without that last line are
-ignored, so that nothing is counted twice and nothing half.
+ignored, as is a line that was cut off when the run was killed, so that nothing is counted twice and nothing half. Any
+other line that was not written here is an error.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-__all__ = ["ChangedConfigurationError", "Kind", "Record", "Store"]
+__all__ = ["ChangedConfigurationError", "DamagedResultsError", "Kind", "Record", "Store"]
 
 Kind: TypeAlias = Literal["results", "maps"]
 """What a file of records holds."""
@@ -26,6 +27,15 @@ Record: TypeAlias = dict[str, Any]
 
 class ChangedConfigurationError(ValueError):
     """A folder holds results of another evaluation."""
+
+
+class DamagedResultsError(ValueError):
+    """A file of results holds what no evaluation wrote; the message names file and line, and what was expected."""
+
+
+_BEGINNING = '{"unit": '
+_SHOWN = 60
+"""Letters of a wrong line that are shown."""
 
 
 class Store:
@@ -76,7 +86,14 @@ class Store:
         return self._read("config")
 
     def _read(self, part: str) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))[part]
+        path = self.folder / "config.json"
+        try:
+            found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))[part]
+        except (ValueError, KeyError, TypeError) as error:
+            raise DamagedResultsError(
+                f"{path} must be the JSON object with config and about that captum-vit evaluate wrote: "
+                f"{type(error).__name__}: {error}. Choose another folder."
+            ) from error
         return found
 
     @property
@@ -101,7 +118,11 @@ class Store:
             os.fsync(file.fileno())
 
     def units(self, kind: Kind = "results") -> dict[int, list[Record]]:
-        """The records of every whole unit, by its number."""
+        """The records of every whole unit, by its number.
+
+        Raises:
+            DamagedResultsError: a line that is not one of `append`, nor the beginning of one.
+        """
         units: dict[int, list[Record]] = {}
         for path in sorted(self.folder.glob(f"{kind}-*.jsonl")):
             pending: dict[int, list[Record]] = {}
@@ -122,11 +143,32 @@ class Store:
 
 def _lines(path: Path) -> Iterator[Record]:
     with path.open(encoding="utf-8", errors="replace") as file:
-        for line in file:
+        for number, line in enumerate(file, 1):
             try:
-                yield json.loads(line)
-            except json.JSONDecodeError:
-                continue  # cut off when the run was killed; its unit is not whole
+                record = json.loads(line)
+            except json.JSONDecodeError as error:
+                if line.startswith(_BEGINNING) or _BEGINNING.startswith(line.rstrip("\n")):
+                    continue  # cut off when the run was killed; its unit is not whole
+                raise _damaged(path, number, line) from error
+            if not _is_record(record):
+                raise _damaged(path, number, line)
+            yield record
+
+
+def _is_record(line: Any) -> bool:
+    """Whether it names its unit, and a sample or the number of the unit's records."""
+    if not isinstance(line, dict) or type(line.get("unit")) is not int:
+        return False
+    return type(line["whole"]) is int if "whole" in line else isinstance(line.get("sample"), str)
+
+
+def _damaged(path: Path, number: int, line: str) -> DamagedResultsError:
+    shown = line.rstrip("\n")
+    shown = f"{shown[:_SHOWN]}..." if len(shown) > _SHOWN else shown
+    return DamagedResultsError(
+        f"{path}, line {number}, must be a record of captum-vit evaluate, a JSON object with the number of its unit "
+        f"and the id of a sample, got {shown!r}. Take the line away, or choose another folder."
+    )
 
 
 def _ends_whole(path: Path) -> bool:

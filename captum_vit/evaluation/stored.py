@@ -14,7 +14,7 @@ from captum_vit.data import Geometry
 from captum_vit.evaluation.measures import measure_of
 from captum_vit.evaluation.reading import Units
 from captum_vit.evaluation.result import Result
-from captum_vit.evaluation.store import Record, Store
+from captum_vit.evaluation.store import DamagedResultsError, Record, Store
 from captum_vit.evaluation.subject import Subject
 
 __all__ = ["NoResultsError", "Stored", "stored"]
@@ -61,6 +61,8 @@ def stored(folder: str | Path) -> Stored:
     store = Store(folder)
     try:
         found = _read(store)
+    except DamagedResultsError as error:
+        raise NoResultsError(f"{folder} can't be read as results of captum-vit evaluate: {error}") from error
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise NoResultsError(
             f"{folder} can't be read as results of captum-vit evaluate: {type(error).__name__}: {error}."

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +19,10 @@ from captum_vit.metrics.functional import probabilities
 from captum_vit.metrics.functional.probe import Score
 from captum_vit.zoo import LoadedModel
 
-__all__ = ["Subject", "subject_of"]
+__all__ = ["Precision", "Subject", "subject_of", "told_apart"]
+
+Precision = Literal["float32", "bfloat16", "float16"]
+"""Of a model's passes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +48,16 @@ class Subject:
     activation: Literal["softmax", "sigmoid"]
     device: torch.device
     class_names: tuple[str, ...] | None = None
+
+    def autocast(self, precision: Precision) -> AbstractContextManager[object]:
+        """Inside, the model's passes run in that precision.
+
+        Raises:
+            ValueError: another precision.
+        """
+        if precision not in get_args(Precision):
+            raise ValueError(f"precision must be 'float32', 'bfloat16' or 'float16', got {precision!r}.")
+        return nullcontext() if precision == "float32" else torch.autocast(self.device.type, getattr(torch, precision))
 
     @property
     def patch(self) -> tuple[int, int]:
@@ -93,7 +108,8 @@ def subject_of(
 
     Args:
         loaded: from `captum_vit.zoo.load_model`.
-        prompts: one per class of the dataset, for a model that compares images with texts.
+        prompts: one per class of the dataset, for a model that compares images with texts. Where one stands for several
+            classes, such as "crane", the outputs are called "crane (134)" and "crane (517)" by their places.
         template: sentence around each prompt.
         embeddings: ready-made (K, E), of the prompts or of what else they name, such as sounds; the model then needs no
             text tower.
@@ -112,7 +128,10 @@ def subject_of(
             raise ValueError(f"prompts must be given: {loaded.name} compares images with texts, and got none.")
         tokenizer = None if loaded.load_tokenizer is None else loaded.load_tokenizer()
         embeddings = None if embeddings is None else embeddings.to(device)
-        model = PromptClassifier(model, tokenizer, prompts, template=template, embeddings=embeddings)
+        names = told_apart(prompts)
+        if embeddings is None and names != prompts:
+            embeddings = PromptClassifier(model, tokenizer, prompts[:1]).encode(prompts, template)
+        model = PromptClassifier(model, tokenizer, names, template=template, embeddings=embeddings)
     else:
         with suppress(TypeError):  # no transformer that the methods know: Captum's own methods still explain it
             model = adapt(model)
@@ -126,3 +145,14 @@ def subject_of(
         torch.device(device),
         loaded.class_names,
     )
+
+
+def told_apart(names: Sequence[str]) -> tuple[str, ...]:
+    """The names, with their places where one stands for several classes.
+
+    Example:
+        >>> told_apart(["crane", "cat", "crane"])
+        ('crane (0)', 'cat', 'crane (2)')
+    """
+    counts = Counter(names)
+    return tuple(name if counts[name] == 1 else f"{name} ({place})" for place, name in enumerate(names))

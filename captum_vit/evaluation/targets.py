@@ -41,7 +41,7 @@ class Targets:
             _ = self._outputs  # refused now, not when the first sample comes
 
     @cached_property
-    def _outputs(self) -> Sequence[int] | None:
+    def _outputs(self) -> Sequence[int | None] | None:
         return outputs_of_classes(self._subject, self._dataset)
 
     def known(self, region: Region) -> int | None:
@@ -74,30 +74,34 @@ class Targets:
         return region.label
 
 
-def outputs_of_classes(subject: Subject, dataset: Any) -> Sequence[int] | None:
+def outputs_of_classes(subject: Subject, dataset: Any) -> Sequence[int | None] | None:
     """The model's output for each class of a dataset.
 
     A model that reads texts was given the classes as prompts, in their order. For a classifier, classes are found by
     their WordNet ids, where the dataset has them and the model has the 1000 outputs of ImageNet-1k, or by their names,
     where the model's are known. Where they are not, there must be as many classes as outputs. WordNet ids count also
-    for a model that was given the 1000 names of ImageNet as prompts.
+    for a model that was given the 1000 names of ImageNet as prompts. Of a dataset with classes of ImageNet outside of
+    these 1000, such as ImageNet-Segmentation, they have no output.
 
     Args:
         subject: the model.
         dataset: with ``classes``, and ``wnids`` where it has WordNet ids.
 
     Returns:
-        None where the dataset names no classes, so that its labels are the model's outputs.
+        None where the dataset names no classes, so that its labels are the model's outputs; otherwise one per class,
+        None for a class of ImageNet outside of the 1000.
 
     Raises:
-        ValueError: a class that the model has no output for.
+        ValueError: another class that the model has no output for.
     """
     classes, wnids = tuple(getattr(dataset, "classes", ())), tuple(getattr(dataset, "wnids", ()))
     if not classes:
         return None
-    imagenet = list(imagenet_names()) if wnids else []
-    if wnids and subject.outputs == len(imagenet) and set(wnids) <= set(imagenet):
-        return [imagenet.index(each) for each in wnids]
+    imagenet = {wnid: output for output, wnid in enumerate(imagenet_names() if wnids else ())}
+    found = [imagenet.get(each) for each in wnids]
+    known = len(found) - found.count(None)
+    if known and subject.outputs == len(imagenet) and (known == len(found) or len(found) != subject.outputs):
+        return found
     if subject.class_names is None or isinstance(subject.model, PromptClassifier):
         if len(classes) == subject.outputs:
             return range(subject.outputs)

@@ -23,6 +23,9 @@ from captum_vit.evaluation.targets import Targets
 
 __all__ = ["Asked", "Batcher", "Made", "asked_of", "scored"]
 
+_PIXELS = 2**22
+"""Of the maps of one image that are scored together: their ranks take 8 bytes for each."""
+
 
 @dataclass(frozen=True, eq=False)
 class Asked:
@@ -164,13 +167,26 @@ def scored(
     for each in batcher.maps(explainers, asked):
         made[asked.index(each.asked)][each.method] = each
     ordered = [[of_region[name] for name in explainers] for of_region in made.values()]
-    return [record for of_region in ordered for record in _records(of_region, explainers, measures)]
+    return [record for some in _together_scored(ordered) for record in _records(some, explainers, measures)]
+
+
+def _together_scored(regions: Sequence[Sequence[Made]]) -> list[list[Made]]:
+    """The maps of the regions of one image together, as far as memory allows."""
+    together: list[list[Made]] = []
+    for of_region in regions:
+        image = of_region[0].asked.image
+        fit = bool(together) and (len(together[-1]) + len(of_region)) * image[0].numel() <= _PIXELS
+        if fit and together[-1][0].asked.image is image:
+            together[-1].extend(of_region)
+        else:
+            together.append([*of_region])
+    return together
 
 
 def _records(
     made: Sequence[Made], explainers: Mapping[str, Explainer], measures: Mapping[str, Measure]
 ) -> list[Record]:
-    """Of the maps of one region."""
+    """Of maps of one image, region by region."""
     records = [_record(each, explainers[each.method]) for each in made]
     scores = [record["scores"] for record in records if "scores" in record]
     cases = [_case(each.asked, each.map, explainers[each.method]) for each in made if isinstance(each.map, Tensor)]

@@ -54,6 +54,7 @@ class PartProbe:
         batch_size: most images that ``score`` gets at once.
 
     Attributes:
+        class_parts: of the dataset.
         label: the image's class.
         parts: the names of its parts.
         background: the names of the objects around it.
@@ -78,6 +79,7 @@ class PartProbe:
         self._dataset, self._index, self._score = dataset, index, score
         self._transform, self._batch_size = transform, batch_size
         self._known: dict[Change, Tensor] = {}
+        self.class_parts = dataset.class_parts
         self.label, masks = dataset.label(index), dataset.part_masks(index)
         self.parts = tuple(dataset.class_parts[self.label])
         if not self.parts or not set(self.parts) <= set(masks):

@@ -19,7 +19,7 @@ from captum_vit.metrics.functional.part_classes import TargetPair, minimal_suffi
 from captum_vit.metrics.functional.probe import Score
 from captum_vit.metrics.part_probe import PartInterventions, PartProbe
 
-__all__ = ["PartInterventions", "PartReport", "PartScores"]
+__all__ = ["PartInterventions", "PartMeasure", "PartReport", "PartRow", "PartScores"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,8 +54,8 @@ class PartReport:
     inverted: int
 
 
-class _Scores(NamedTuple):
-    """Of one image's maps; NaN where the image doesn't count."""
+class PartRow(NamedTuple):
+    """The scores of one image's maps; NaN where the image doesn't count."""
 
     csdc: Tensor  # (T,)
     preservation: Tensor  # (T,)
@@ -65,13 +65,24 @@ class _Scores(NamedTuple):
     target_sensitivity: Tensor  # (2,)
 
 
-class _Measured(NamedTuple):
+class PartMeasure(NamedTuple):
+    """What one image adds to a report.
+
+    Attributes:
+        hit: whether the model names its class.
+        losses: (N, 2) the logit of the class with and without each object of the background.
+        undefined: whether one of its maps holds NaN or infinity.
+        inverted: whether one has a negative sum.
+        paired: whether two classes share different parts with its own.
+        scores: of its maps.
+    """
+
     hit: bool
-    losses: Tensor  # (N, 2): the logit of the class with and without each object of the background
+    losses: Tensor
     undefined: bool
     inverted: bool
     paired: bool
-    scores: _Scores
+    scores: PartRow
 
 
 class PartScores:
@@ -126,67 +137,48 @@ class PartScores:
         chosen = list(range(len(dataset)) if indices is None else indices)
         if not chosen:
             raise ValueError(f"indices must name at least one image, got {chosen}.")
-        return self._report([self._measure(dataset, index) for index in chosen])
+        return self.report([self.measure(self.probe(dataset, index)) for index in chosen])
 
-    def _measure(self, dataset: PartInterventions, index: int) -> _Measured:
-        probe = PartProbe(dataset, index, self._score, self._transform, self._batch_size)
+    def probe(self, dataset: PartInterventions, index: int) -> PartProbe:
+        """One image with its changes, for `measure`; several methods of one model may share it.
+
+        Raises:
+            ValueError: what `part_probe.PartProbe` refuses.
+        """
+        return PartProbe(dataset, index, self._score, self._transform, self._batch_size)
+
+    def measure(self, probe: PartProbe) -> PartMeasure:
+        """What one image adds.
+
+        Raises:
+            ValueError: what `part_probe.PartProbe` and `functional.part_importances` refuse.
+        """
         objects = probe(probe.background)[:, probe.label]
         losses = torch.stack([probe.outputs[:, probe.label].expand_as(objects), objects], dim=1)
-        pair = target_pair(dataset.class_parts, probe.label)
+        pair = target_pair(probe.class_parts, probe.label)
         asked = pair is not None and self._tells_apart(probe, pair)
         targets = [probe.label, probe.predicted, *(pair[:2] if pair is not None and asked else ())]
         maps = self._maps(probe, targets)
         undefined = not maps.isfinite().all()
-        return _Measured(
+        return PartMeasure(
             hit=probe.predicted == probe.label,
             losses=losses,
             undefined=undefined,
             inverted=not undefined and bool((maps[:2].sum((1, 2)) < 0).any()),
             paired=pair is not None,
-            scores=self._unscored() if undefined else self._scores(dataset, probe, maps, pair),
+            scores=self._unscored() if undefined else self._scores(probe, maps, pair),
         )
 
-    def _tells_apart(self, probe: PartProbe, pair: TargetPair) -> bool:
-        outputs = probe([probe.whole - pair.shared_first, probe.whole - pair.shared_second])
-        both = outputs[:, [pair.first, pair.second]]
-        return bool(co12.targets_differ(both[:1], both[1:]))
+    def report(self, measured: Sequence[PartMeasure]) -> PartReport:
+        """What several images add up to.
 
-    def _maps(self, probe: PartProbe, targets: Sequence[int]) -> Tensor:
-        """(N, H, W) of the masks' size, one per target."""
-        wanted = torch.tensor(targets, device=probe.pixels.device)
-        images = probe.pixels.repeat(len(targets), 1, 1, 1)
-        maps = explained(self._explain, images, wanted, self._batch_size).cpu()
-        return F.interpolate(maps[:, None], probe.masks.shape[-2:], mode=self._upsample)[:, 0]
-
-    def _scores(self, dataset: PartInterventions, probe: PartProbe, maps: Tensor, pair: TargetPair | None) -> _Scores:
-        """From the maps of the class, of the prediction and, if they are asked for, of the two of the pair."""
-        count, own = len(probe.parts), probe.outputs[:, probe.label]
-        importances = co12.part_importances(maps, probe.masks.expand(len(maps), *probe.masks.shape), self._dilation)
-        important = co12.important_parts(importances[:2], maps[:2].sum((1, 2)), self._thresholds)
-        without = probe([*(probe.whole - {part} for part in probe.parts), *probe.background])[None, :, probe.label]
-        kept = [frozenset(compress(probe.parts, each)) for each in important[1, :, :count].tolist()]
-        scores = self._unscored()._replace(
-            preservation=co12.preservation_check(probe.outputs, probe(kept)[None])[0],
-            deletion=co12.deletion_check(probe.outputs, probe([probe.whole - each for each in kept])[None])[0],
-            distractibility=co12.distractibility(own, without, important[:1], tolerance=self._tolerance)[0],
-            single_deletion=co12.single_deletion(own, without[:, :count], importances[:1, :count])[0],
-        )
-        if probe.predicted == probe.label:
-            sufficient = _marked(minimal_sufficient_sets(dataset.class_parts, probe.label), probe.parts)
-            scores = scores._replace(csdc=co12.csdc(important[:1, :, :count], sufficient[None])[0])
-        if pair is not None and len(maps) > 2:
-            first, second = importances[2:, :count].split(1)
-            shared = _marked([pair.shared_first, pair.shared_second], probe.parts).split(1)
-            scores = scores._replace(target_sensitivity=co12.target_sensitivity(first, second, *shared)[0])
-        return scores
-
-    def _unscored(self) -> _Scores:
-        curve, one, two = (torch.full(shape, torch.nan) for shape in ((len(self._thresholds),), (), (2,)))
-        return _Scores(curve, curve, curve, curve, one, two)
-
-    def _report(self, measured: Sequence[_Measured]) -> PartReport:
-        table = _Scores(*(torch.stack(each).double() for each in zip(*(one.scores for one in measured), strict=True)))
-        curves = {name: getattr(table, name).nanmean(0) for name in _Scores._fields[:4]}
+        Raises:
+            ValueError: no image.
+        """
+        if not measured:
+            raise ValueError("measured must hold at least one image, got none.")
+        table = PartRow(*(torch.stack(each).double() for each in zip(*(one.scores for one in measured), strict=True)))
+        curves = {name: getattr(table, name).nanmean(0) for name in PartRow._fields[:4]}
         best = co12.completeness(*curves.values())
         defined = ~torch.tensor([each.undefined for each in measured])
         paired = torch.tensor([each.paired for each in measured])
@@ -214,6 +206,44 @@ class PartScores:
             },
             inverted=sum(each.inverted for each in measured),
         )
+
+    def _tells_apart(self, probe: PartProbe, pair: TargetPair) -> bool:
+        outputs = probe([probe.whole - pair.shared_first, probe.whole - pair.shared_second])
+        both = outputs[:, [pair.first, pair.second]]
+        return bool(co12.targets_differ(both[:1], both[1:]))
+
+    def _maps(self, probe: PartProbe, targets: Sequence[int]) -> Tensor:
+        """(N, H, W) of the masks' size, one per target."""
+        wanted = torch.tensor(targets, device=probe.pixels.device)
+        images = probe.pixels.repeat(len(targets), 1, 1, 1)
+        maps = explained(self._explain, images, wanted, self._batch_size).cpu()
+        return F.interpolate(maps[:, None], probe.masks.shape[-2:], mode=self._upsample)[:, 0]
+
+    def _scores(self, probe: PartProbe, maps: Tensor, pair: TargetPair | None) -> PartRow:
+        """From the maps of the class, of the prediction and, if they are asked for, of the two of the pair."""
+        count, own = len(probe.parts), probe.outputs[:, probe.label]
+        importances = co12.part_importances(maps, probe.masks.expand(len(maps), *probe.masks.shape), self._dilation)
+        important = co12.important_parts(importances[:2], maps[:2].sum((1, 2)), self._thresholds)
+        without = probe([*(probe.whole - {part} for part in probe.parts), *probe.background])[None, :, probe.label]
+        kept = [frozenset(compress(probe.parts, each)) for each in important[1, :, :count].tolist()]
+        scores = self._unscored()._replace(
+            preservation=co12.preservation_check(probe.outputs, probe(kept)[None])[0],
+            deletion=co12.deletion_check(probe.outputs, probe([probe.whole - each for each in kept])[None])[0],
+            distractibility=co12.distractibility(own, without, important[:1], tolerance=self._tolerance)[0],
+            single_deletion=co12.single_deletion(own, without[:, :count], importances[:1, :count])[0],
+        )
+        if probe.predicted == probe.label:
+            sufficient = _marked(minimal_sufficient_sets(probe.class_parts, probe.label), probe.parts)
+            scores = scores._replace(csdc=co12.csdc(important[:1, :, :count], sufficient[None])[0])
+        if pair is not None and len(maps) > 2:
+            first, second = importances[2:, :count].split(1)
+            shared = _marked([pair.shared_first, pair.shared_second], probe.parts).split(1)
+            scores = scores._replace(target_sensitivity=co12.target_sensitivity(first, second, *shared)[0])
+        return scores
+
+    def _unscored(self) -> PartRow:
+        curve, one, two = (torch.full(shape, torch.nan) for shape in ((len(self._thresholds),), (), (2,)))
+        return PartRow(curve, curve, curve, curve, one, two)
 
 
 def _marked(sets: Sequence[frozenset[str]], parts: Sequence[str]) -> Tensor:

@@ -31,9 +31,9 @@ def run(*arguments):
     return CliRunner().invoke(app, ["evaluate", *map(str, arguments)])
 
 
-def command(folder, length=24):
+def command(folder, length=24, *more):
     asked = ["--dataset", f"scenes(length={length}, seed=5)", "--method", METHODS_ASKED, "--metric", METRICS]
-    return ["-m", "captum_vit.cli", "evaluate", *asked, "-o", str(folder)]
+    return ["-m", "captum_vit.cli", "evaluate", *asked, *more, "-o", str(folder)]
 
 
 def scores(folder):
@@ -290,20 +290,42 @@ def test_two_processes_one_of_them_killed_print_what_one_prints(tmp_path):
     parts, whole = tmp_path / "parts", tmp_path / "whole"
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen([*launch, *command(parts, 64)], env=environment, **silent)
+    process = subprocess.Popen([*launch, *command(parts, 64, "--layers")], env=environment, **silent)
     wait_for_units(parts, 2, process)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     os.kill(int(children[0]), signal.SIGKILL)
     assert process.wait(timeout=300) != 0
     assert len(Store(parts).units()) < 8
     again = subprocess.run(
-        [*launch, *command(parts, 64)], capture_output=True, text=True, check=True, timeout=300, env=environment
+        [*launch, *command(parts, 64, "--layers")],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=300,
+        env=environment,
     )
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        alone = run(*command(whole, 64)[3:])
+        alone = run(*command(whole, 64, "--layers")[3:])
     finally:
         torch.set_num_threads(threads)
     assert scores(parts) == scores(whole)
     assert again.stdout.splitlines()[:4] == alone.stdout.splitlines()[:4]
+    assert Store(parts / "layers").records() == Store(whole / "layers").records()
+    tables = [
+        done.stdout[done.stdout.index("| class |") : done.stdout.index("Regions left out")] for done in (again, alone)
+    ]
+    assert tables[0] == tables[1]
+
+
+@pytest.mark.slow
+def test_two_processes_print_the_protocol_of_parts_that_one_prints(tmp_path):
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    asked = ["evaluate", "--protocol", "legrad-table-10", "--dataset", "scenes(length=5)", "-o"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    options = {"capture_output": True, "text": True, "check": True, "timeout": 300, "env": environment}
+    shared = subprocess.run([*launch, "-m", "captum_vit.cli", *asked, str(tmp_path / "two")], **options)
+    alone = subprocess.run([sys.executable, "-m", "captum_vit.cli", *asked, str(tmp_path / "one")], **options)
+    assert shared.stdout.splitlines()[:-1] == alone.stdout.splitlines()[:-1]
+    assert len(list((tmp_path / "two" / "parts").glob("*.jsonl"))) == 2

@@ -19,6 +19,11 @@ def path(tmp_path):
     return write_imagenet_segmentation(tmp_path / "gtsegs_ijcv.mat")
 
 
+def point(file, field, number, data):
+    """Another reference in the cell of a field."""
+    file[f"value/{field}"][number, 0] = data.ref
+
+
 def replace(file, name, data):
     """Another record in the place of one."""
     old = file[name]
@@ -38,6 +43,31 @@ def test_images_and_masks(path):
         assert np.array_equal(np.array(each.image), colours(*SEGMENTATION_SIZES[k], seed=k))
         (region,) = each.regions
         assert np.array_equal(region.mask.numpy(), segmentation_mask(k))
+
+
+def test_classes_are_the_wordnet_ids_of_the_file(path):
+    dataset = ImageNetSegmentation(path)
+    assert dataset.wnids == ("n00007846", "n01440764", "n02124075")
+    assert dataset.classes == ("person", "tench", "Egyptian cat")
+    assert [each.label for each in dataset] == [each.regions[0].label for each in dataset] == [2, 1, 2, 0]
+    assert [each.regions[0].prompt for each in dataset] == ["Egyptian cat", "tench", "Egyptian cat", "person"]
+
+
+def test_a_class_that_has_no_name_keeps_its_id(tmp_path):
+    letters = np.array([[ord(each)] for each in "n99999999"], dtype=np.uint16)
+    change = lambda file: point(file, "target", 0, file.create_dataset("#refs#/new", data=letters))  # noqa: E731
+    dataset = ImageNetSegmentation(write_imagenet_segmentation(tmp_path / "gtsegs_ijcv.mat", change))
+    assert dataset.classes == ("person", "tench", "Egyptian cat", "n99999999")
+    assert dataset[0].label == 3
+
+
+def test_a_file_without_classes_has_no_labels(tmp_path):
+    dataset = ImageNetSegmentation(
+        write_imagenet_segmentation(tmp_path / "gtsegs_ijcv.mat", lambda file: remove(file, "value/target"))
+    )
+    assert (dataset.wnids, dataset.classes) == ((), ())
+    for each in check_loader(dataset):
+        (region,) = each.regions
         assert each.label is region.label is region.prompt is None
 
 
@@ -105,6 +135,17 @@ def test_the_file_stays_open(path):
             r"record 3 of .*gtsegs_ijcv\.mat: ",
         ),
         (lambda file: file["value/gt"].__setitem__((3, 0), file["#refs#"].ref), 3, r"record 3 of .*gtsegs_ijcv\.mat: "),
+        (
+            lambda file: point(file, "target", 1, file.create_dataset("#refs#/cat", data=[[99], [97], [116]])),
+            1,
+            r"class must be a WordNet id such as n01440764, got 'cat'\.$",
+        ),
+        (
+            lambda file: point(file, "target", 2, file["#refs#"]),
+            2,
+            r"class must be a WordNet id such as n01440764, got ",
+        ),
+        (lambda file: point(file, "target", 0, file["value/gt"]), 0, r"class must be a WordNet id .*, got "),
     ],
 )
 def test_damaged_records(tmp_path, change, index, reason):
@@ -123,11 +164,18 @@ def remove(file, *names):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda file: remove(file, "value/gt"), r"must hold /value/img and /value/gt, got \['id', 'img'\]\."),
+        (lambda file: remove(file, "value/gt"), r"must hold /value/img and /value/gt, got \['id', 'img', 'target'\]\."),
         (lambda file: remove(file, "value"), r"must hold /value/img and /value/gt, got \['#refs#'\]\."),
         (
             lambda file: (remove(file, "value/gt"), file.create_dataset("value/gt", (3, 1), dtype=h5py.ref_dtype)),
-            r"must hold \(N, 1\) images and as many masks, got \(4, 1\) and \(3, 1\)\.",
+            r"must hold \(N, 1\) images and as many masks and classes, got \(4, 1\) and \(3, 1\) and \(4, 1\)\.",
+        ),
+        (
+            lambda file: (
+                remove(file, "value/target"),
+                file.create_dataset("value/target", (1, 4), dtype=h5py.ref_dtype),
+            ),
+            r"got \(4, 1\) and \(4, 1\) and \(1, 4\)\.",
         ),
     ],
 )

@@ -14,9 +14,20 @@ from torch.utils.data import Dataset
 
 from captum_vit import LeGrad, adapt
 from captum_vit.data import DamagedSampleError, Geometry, Region, Sample, Scenes, SceneSamples, with_article
-from captum_vit.evaluation import LayerDistribution, MissingAnnotationError, Subject, layer_distribution, subject_of
+from captum_vit.evaluation import (
+    ChangedConfigurationError,
+    LayerDistribution,
+    MissingAnnotationError,
+    Subject,
+    evaluate,
+    layer_distribution,
+    layers,
+    subject_of,
+)
 from captum_vit.evaluation import write_layers as write
 from captum_vit.zoo import load_model
+
+found = layers._found
 
 
 class Listed(Dataset[Sample]):
@@ -297,6 +308,79 @@ def test_every_pooling_and_library(name):
     assert found.relevance.shape == (2, 3)
     assert (found.relevance > 0).all()
     assert found.left_out == {"blank": 0, "empty mask": 0, "alike in all blocks": 0}
+
+
+def alike(one, other):
+    assert one.relevance.tolist() == other.relevance.tolist()
+    assert (one.samples, one.labels, one.missing, one.skipped) == (
+        other.samples,
+        other.labels,
+        other.missing,
+        other.skipped,
+    )
+
+
+@pytest.fixture(scope="module")
+def mixed(scenes):
+    """Samples with maps, without a mask's pixel, and one that can't be read, in units of two."""
+    nothing = torch.zeros(96, 96, dtype=torch.long)
+    empty = Sample("e", scenes[0].image, None, (Region(3, mask=nothing),))
+    return Listed([scenes[0], DamagedSampleError("b", "cut off"), empty, scenes[1], scenes[2]])
+
+
+@pytest.fixture(scope="module")
+def whole(vit, mixed):
+    return layer_distribution(vit, mixed, batch_size=2, progress=False)
+
+
+def test_a_run_goes_on_where_it_stopped_and_a_finished_one_is_read(vit, mixed, whole, tmp_path, monkeypatch):
+    options = {"folder": tmp_path, "batch_size": 2, "progress": False}
+    alike(layer_distribution(vit, mixed, **options), whole)
+    path = tmp_path / "results-00000.jsonl"
+    text = path.read_text("utf-8")
+    path.write_text(text[: text.index('{"unit": 2') + 40], "utf-8")  # killed within the first line of the third unit
+    asked = []
+    monkeypatch.setattr(layers, "_found", lambda regions, *more: asked.extend(regions) or found(regions, *more))
+    alike(layer_distribution(vit, mixed, **options), whole)
+    assert {each.sample for each in asked} == {mixed[4].id}
+    asked.clear()
+    again = layer_distribution(vit, mixed, normalise="mean", **options)  # decided when the numbers are read
+    assert again.normalise == "mean"
+    alike(again, whole)
+    assert asked == []
+
+
+def test_several_processes_find_what_one_finds(vit, mixed, whole, tmp_path, monkeypatch):
+    for rank in (1, 0, 0):  # one after the other: the second leaves a third unit, which was to be the first one's next
+        monkeypatch.setattr("captum_vit.evaluation.work.joined", lambda rank=rank: (rank, 2))
+        found = layer_distribution(vit, mixed, folder=tmp_path, batch_size=2, progress=False)
+    alike(found, whole)
+    assert sorted(each.name for each in tmp_path.glob("*.jsonl")) == ["results-00000.jsonl", "results-00001.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"target": "predicted"}, "target 'label', got 'predicted'"),
+        ({"limit": 3}, "samples 5, got 3"),
+        ({"description": {"data": "voc:/data"}}, "data None, got 'voc:/data'"),
+        ({"precision": "bfloat16"}, "precision 'float32', got 'bfloat16'"),
+    ],
+)
+def test_another_configuration_does_not_go_on_there(changed, message, vit, mixed, tmp_path):
+    layer_distribution(vit, mixed, folder=tmp_path, progress=False)
+    with pytest.raises(ChangedConfigurationError, match=f"holds results with {message}"):
+        layer_distribution(vit, mixed, folder=tmp_path, progress=False, **changed)
+
+
+def test_results_of_another_evaluation_are_not_layers(vit, mixed, tmp_path):
+    evaluate(vit, mixed, methods=["random"], metrics=["sparseness"], folder=tmp_path, limit=1, progress=False)
+    with pytest.raises(ChangedConfigurationError, match="holds results with evaluation None, got 'layers'"):
+        layer_distribution(vit, mixed, folder=tmp_path, progress=False)
+
+
+def test_workers_read_the_same(vit, mixed, whole):
+    alike(layer_distribution(vit, mixed, batch_size=2, workers=1, progress=False), whole)
 
 
 def test_a_bar_is_shown(vit, scenes, capsys):

@@ -236,10 +236,10 @@ def broken(folder, what):
     [
         ("empty", "is empty: captum-vit evaluate -o has not written there"),
         ("foreign", "holds no config.json: captum-vit evaluate -o has not written there"),
-        ("no json", "can't be read as results of captum-vit evaluate: JSONDecodeError: Expecting property name"),
-        ("other json", "can't be read as results of captum-vit evaluate: TypeError"),
+        ("no json", "that captum-vit evaluate wrote: JSONDecodeError: Expecting property name"),
+        ("other json", "that captum-vit evaluate wrote: TypeError"),
         ("other metric", "no metric is called 'pointing-gun'. Did you mean pointing-game"),
-        ("other lines", "can't be read as results of captum-vit evaluate: "),
+        ("other lines", "results-00000.jsonl, line 1, must be a record of captum-vit evaluate"),
         ("nothing done", "holds no result yet: no unit of 1 samples is finished"),
     ],
 )

@@ -47,6 +47,17 @@ def test_classes_of_imagenet_are_found_by_their_wordnet_ids():
     assert list(found) == [285, 0]
 
 
+def test_classes_outside_of_the_thousand_have_no_output():
+    wnids = ("n00007846", "n01440764")  # person, tench
+    data = dataset("person", "tench", wnids=wnids)
+    assert list(outputs_of_classes(subject(1000), data)) == [None, 0]
+    targets = Targets(subject(1000), data, "label")
+    assert [targets.known(Region(label)) for label in (0, 1)] == [None, 0]
+    assert list(outputs_of_classes(subject(2), data)) == [0, 1]  # trained on these two
+    with pytest.raises(ValueError, match="its 1000 outputs have no such names"):
+        outputs_of_classes(subject(1000), dataset("person", wnids=wnids[:1]))
+
+
 def test_a_model_fine_tuned_on_the_dataset_has_its_order():
     wnids = ("n02124075", "n01440764")
     assert list(outputs_of_classes(subject(2), dataset("Egyptian cat", "tench", wnids=wnids))) == [0, 1]
@@ -87,6 +98,16 @@ def test_prompts_are_the_classes_in_their_order_or_are_found_by_their_text():
     assert targets.known(Region(None, "a dog")) is None
     with pytest.raises(ValueError, match=r"the 3 classes .* among those of scenes:clip: its 2 outputs"):
         Targets(model, dataset("as", "many", "more"), "label").known(Region(0))
+
+
+def test_classes_of_one_name_are_two_prompts():
+    model = subject_of(load_model("scenes:clip"), prompts=("a red star", "a blue cross", "a red star"))
+    assert model.model.prompts == ("a red star (0)", "a blue cross", "a red star (2)")
+    torch.testing.assert_close(model.model.embeddings[0], model.model.embeddings[2], rtol=0, atol=0)
+    alone = subject_of(load_model("scenes:clip"), prompts=("a red star", "a blue cross"))
+    torch.testing.assert_close(model.model.embeddings[:2], alone.model.embeddings)
+    targets = Targets(model, dataset("star", "cross", "star"), "label")
+    assert [targets.known(Region(label)) for label in range(3)] == [0, 1, 2]
 
 
 def test_the_right_output_is_known_also_where_the_predicted_class_is_asked_for():

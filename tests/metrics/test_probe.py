@@ -9,6 +9,7 @@ from captum_vit.metrics.functional import (
     average_drop,
     deletion,
     energy_inside,
+    faithfulness_correlation,
     insertion,
     probabilities,
     saco,
@@ -91,10 +92,50 @@ def test_maps_of_one_image_share_what_does_not_depend_on_them(metric, passes):
     found, expected = metric(model, shared, maps, one), metric(other, copied, maps, one)
     assert sum(model.seen) == passes < sum(other.seen)
     close(getattr(found, "score", found), getattr(expected, "score", expected))
-    several = metric(Linear(probabilities=True), shared, maps, targets)
+    model.seen.clear()
+    several = metric(model, shared, maps, targets)
+    assert sum(model.seen) == passes
     for number in range(5):
         alone = metric(Linear(probabilities=True), images[:1], maps[number, None], targets[number, None])
         close(getattr(several, "score", several)[number], getattr(alone, "score", alone)[0])
+
+
+@pytest.mark.parametrize("metric", [partial(deletion, steps=4), partial(insertion, steps=4, fill="mean")])
+@pytest.mark.parametrize("batch_size", [64, 2])
+def test_maps_of_one_image_that_rank_alike_are_asked_about_once_whatever_their_targets(metric, batch_size):
+    images, maps, targets = case(5)
+    maps[2], maps[4] = 2 * maps[0], maps[1].exp()
+    model = Linear(probabilities=True)
+    found = metric(model, images[:1].expand_as(images), maps, targets, batch_size=batch_size)
+    assert sum(model.seen) == 2 + 3 * 3  # the ends, and three steps of three orders
+    assert max(model.seen) <= batch_size
+    for number in range(5):
+        alone = metric(Linear(probabilities=True), images[:1], maps[number, None], targets[number, None])
+        close(found.values[number], alone.values[0])
+    assert len(found.score.unique()) == 5
+    copied = Linear(probabilities=True)
+    metric(copied, images[:1].repeat(5, 1, 1, 1), maps, targets)
+    assert sum(copied.seen) >= 5 * 4 + 1  # copies of an image may be different ones
+
+
+def test_subsets_that_are_drawn_are_the_same_for_all_maps_of_an_image():
+    images, maps, targets = case(5)
+    model = Linear()
+    options = {"patch": (4, 2), "subset": 3, "runs": 6}
+    found = faithfulness_correlation(model, images[:1].expand_as(images), maps, targets, **options)
+    assert sum(model.seen) == 1 + 6
+    for number in range(5):
+        alone = faithfulness_correlation(Linear(), images[:1], maps[number, None], targets[number, None], **options)
+        close(found.drops[number], alone.drops[0])
+
+
+def test_maps_that_rank_nothing_share_nothing():
+    images, maps, targets = case(4)
+    maps[0], maps[3] = 1, maps[1]
+    model = Linear(probabilities=True)
+    found = deletion(model, images[:1].expand_as(images), maps, targets, steps=4)
+    assert sum(model.seen) == 2 + 3 * 2
+    assert found.score.isnan().tolist() == [True, False, False, False]
 
 
 def test_an_image_that_two_orders_share_runs_once():

@@ -73,6 +73,8 @@ def _evaluated(task: Task, metrics: list[str], **changes: Any) -> tuple[Result |
         **{**task.settings, **changes},
     )
     notes += [f"{name} can't explain {subject.name}: {reason}" for name, reason in result.unsupported.items()]
+    if result.predicted:
+        notes.append(f"{task.run.name}: {result.predicted} maps are of the predicted class, for want of another")
     if result.skipped:
         notes.append(f"{task.run.name}: {len(result.skipped)} samples can't be read: {', '.join(result.skipped)}")
     return result, {name: spec for name, spec in specs.items() if spec not in result.unsupported}, notes

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from captum_vit.data import DamagedSampleError, Geometry, Sample
+from captum_vit.data.imagenet_names import imagenet_names
 from captum_vit.evaluation.protocols.foreground import DetectedMasks
 from captum_vit.evaluation.protocols.task import Task
 from captum_vit.evaluation.subject import Subject, subject_of
@@ -45,23 +46,19 @@ def _subject(task: Task) -> Subject:
         return subject_of(loaded, **options)
     names = _class_names(task.dataset)
     unique = tuple(dict.fromkeys(names))
-    embeddings = task.encode(unique)[[unique.index(each) for each in names]] if len(unique) < len(names) else None
-    embeddings = task.encode(unique) if embeddings is None else embeddings
-    return subject_of(loaded, prompts=_told_apart(names), embeddings=embeddings, **options)
+    embeddings = task.encode(unique)[[unique.index(each) for each in names]]
+    return subject_of(loaded, prompts=names, embeddings=embeddings, **options)
 
 
 def _class_names(dataset: Any) -> tuple[str, ...]:
-    """What the prompts are: the dataset's classes, and OpenCLIP's names where they are those of ImageNet."""
-    if hasattr(dataset, "wnids") or not hasattr(dataset, "classes"):
-        import open_clip
+    """What the prompts are: the dataset's classes, or all of ImageNet's; those of ImageNet by OpenCLIP's names."""
+    import open_clip
 
-        return tuple(open_clip.IMAGENET_CLASSNAMES)
-    return tuple(dataset.classes)
-
-
-def _told_apart(names: Sequence[str]) -> tuple[str, ...]:
-    """The names, numbered where one stands for several classes."""
-    return tuple(each if names.count(each) == 1 else f"{each} ({number})" for number, each in enumerate(names))
+    named = dict(zip(imagenet_names(), open_clip.IMAGENET_CLASSNAMES, strict=True))
+    classes, wnids = tuple(getattr(dataset, "classes", ())), tuple(getattr(dataset, "wnids", ()))
+    if not classes or (wnids and set(wnids) <= set(named)):
+        return tuple(named.values())
+    return tuple(named.get(wnid, name) for wnid, name in zip(wnids, classes, strict=True)) if wnids else classes
 
 
 def _embeddings(dataset: Dataset[Sample], limit: int | None) -> dict[str, Tensor]:

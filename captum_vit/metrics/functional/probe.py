@@ -111,7 +111,8 @@ class Probe:
         """What the model says when the patches of some ranks change.
 
         A changed image that is needed twice is made and run once: the whole image in two orders, and, where one image
-        is repeated for several maps (`torch.Tensor.expand`), the whole one and the one of which nothing is left.
+        is repeated for several maps (`torch.Tensor.expand`), the whole one, the one of which nothing is left, and every
+        one of maps that rank all patches alike, whatever their targets.
 
         Args:
             change: makes the changed images.
@@ -130,51 +131,56 @@ class Probe:
         shape = (len(self.images), ranks.shape[1], len(windows))
         if len(asked) == 0:
             return torch.full(shape, torch.nan, device=ranks.device, dtype=_precise(self.images[:0]).dtype)
-        states, places = self._states(asked, ranks.shape[1], windows.to(ranks.device), change).unique(
-            dim=0, return_inverse=True
-        )
-        values = torch.cat([self._ask(change, ranks, chunk) for chunk in states.split(self._batch_size)])
-        traced = values.new_full(shape, torch.nan)
-        traced[asked] = values[places].view(-1, *shape[1:])
+        states, places = self._states(asked, ranks, windows.to(ranks.device), change).unique(dim=0, return_inverse=True)
+        targets = self._targets[asked].repeat_interleave(shape[1] * shape[2])
+        questions, answers = torch.stack([places, targets], dim=1).unique(dim=0, return_inverse=True)
+        chunks = states.split(self._batch_size)
+        counts = [int(each.sum()) for each in questions[:, 0].bincount().split(self._batch_size)]
+        values = [self._ask(change, ranks, *each) for each in zip(chunks, questions.split(counts), strict=True)]
+        traced = values[0].new_full(shape, torch.nan)
+        traced[asked] = torch.cat(values)[answers].view(-1, *shape[1:])
         return traced
 
-    def _states(self, asked: Tensor, orders: int, windows: Tensor, change: Change) -> Tensor:
+    def _states(self, asked: Tensor, ranks: Tensor, windows: Tensor, change: Change) -> Tensor:
         """(b·R·S, 4): image, order, first rank that changes, first after it that doesn't."""
         image = asked[:, None, None]
-        order = torch.arange(orders, device=asked.device)[:, None]
+        order = torch.arange(ranks.shape[1], device=asked.device)[:, None]
         start, stop = windows.unbind(1)
         none, all_ = stop == start, stop - start == self.patches
-        in_no_order = none | all_
-        shared = none & is_repeated(change.start) | all_ & is_repeated(change.finish)
-        alike = (self._targets[:, None] == self._targets).int().argmax(1)  # the first image that is asked the same
-        columns = (torch.where(shared, alike[image], image), torch.where(in_no_order, 0, order), start, stop)
+        start_is_shared, finish_is_shared = is_repeated(change.start), is_repeated(change.finish)
+        if start_is_shared and finish_is_shared:
+            image = asked[_first_alike(ranks, asked)][:, None, None]
+        image = torch.where(none & start_is_shared | all_ & finish_is_shared, asked[0], image)
+        columns = (image, torch.where(none | all_, 0, order), start, stop)
         return torch.stack(torch.broadcast_tensors(*columns), dim=-1).flatten(0, 2)
 
     @torch.no_grad()
-    def _ask(self, change: Change, ranks: Tensor, states: Tensor) -> Tensor:
+    def _ask(self, change: Change, ranks: Tensor, states: Tensor, questions: Tensor) -> Tensor:
+        """(Q,) what the model says to questions (Q, 2): the number of a state, counted on, and a target."""
         image, order, start, stop = states.unbind(1)
         rank = ranks[image, order]  # (n, gh, gw)
         changed = (rank >= start[:, None, None]) & (rank < stop[:, None, None])
         tiles = changed[:, :, None, :, None].expand(-1, -1, self._patch[0], -1, self._patch[1])
         outputs = self._score(change(image, tiles.reshape(len(image), *self.images.shape[2:])))
-        return self._read(outputs, self._targets[image])
+        self._check_outputs(outputs, len(image))
+        number, targets = questions.unbind(1)
+        return self._read(_precise(outputs)[number - number[0]], targets)
 
-    def _read(self, outputs: Tensor, targets: Tensor) -> Tensor:
+    def _check_outputs(self, outputs: Tensor, count: int) -> None:
         if not isinstance(outputs, Tensor):
             raise TypeError(
                 f"score must return a tensor (B, K), got {type(outputs).__name__}. "
                 "Wrap the model: lambda images: model(images).logits, say."
             )
-        if outputs.ndim != 2 or len(outputs) != len(targets):
-            raise ValueError(
-                f"score must return (B, K) for B images, got shape {tuple(outputs.shape)} for {len(targets)}."
-            )
+        if outputs.ndim != 2 or len(outputs) != count:
+            raise ValueError(f"score must return (B, K) for B images, got shape {tuple(outputs.shape)} for {count}.")
         low, high = self._target_range
         if low < 0 or high >= outputs.shape[1]:
             raise ValueError(
                 f"targets must be in [0, {outputs.shape[1]}), the outputs of score, got {low if low < 0 else high}."
             )
-        outputs = _precise(outputs)
+
+    def _read(self, outputs: Tensor, targets: Tensor) -> Tensor:
         if self._measure == "accuracy":
             hits = (outputs.argmax(1) == targets).to(outputs)
             return hits.masked_fill(outputs.isnan().any(1), torch.nan)
@@ -189,3 +195,12 @@ class Probe:
 
 def _precise(values: Tensor) -> Tensor:
     return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def _first_alike(ranks: Tensor, asked: Tensor) -> Tensor:
+    """(b,) for each of the images that are asked about, the place of the first one with the same ranks."""
+    if is_repeated(ranks):
+        return torch.zeros_like(asked)
+    _, kind = ranks[asked].flatten(1).unique(dim=0, return_inverse=True)
+    first: Tensor = (kind[:, None] == kind).int().argmax(1)
+    return first

@@ -31,7 +31,7 @@ from captum_vit.data import (
     TinyImageNet,
 )
 from captum_vit.evaluation import Store
-from captum_vit.evaluation.protocols import PROTOCOLS, run_protocol
+from captum_vit.evaluation.protocols import PROTOCOLS, parts, run_protocol
 
 
 def sounds(root, name, table):
@@ -120,21 +120,72 @@ def test_a_stopped_run_goes_on_and_another_configuration_is_refused(tmp_path, ti
         run_protocol("legrad-table-2", choices={"average": "image"}, **options)
 
 
-def test_parts_that_are_done_are_not_done_again(tmp_path, tiny_vit, monkeypatch):
+def numbers(found):
+    return found.table[["ours", "low", "high"]].to_numpy()
+
+
+@pytest.fixture
+def birds(tmp_path, tiny_vit):
     (tmp_path / "data").mkdir()
-    options = {
-        "datasets": {"funny-birds": FunnyBirds(write_funny_birds(tmp_path / "data"))},
-        "models": tiny_vit(2),
-        "folder": tmp_path / "results",
-        "progress": False,
-    }
-    first = run_protocol("legrad-table-10", **options)
-    monkeypatch.setattr("captum_vit.evaluation.protocols.parts.PartScores", None)
-    again = run_protocol("legrad-table-10", **options)
-    np.testing.assert_array_equal(again.table["ours"], first.table["ours"])
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ValueError, match="parts are scored in one process, got 2"):
-        run_protocol("legrad-table-10", **options)
+    dataset = FunnyBirds(write_funny_birds(tmp_path / "data"))
+    return {"datasets": {"funny-birds": dataset}, "models": tiny_vit(2), "resamples": 50, "progress": False}
+
+
+def test_parts_that_are_done_are_not_done_again(tmp_path, birds, monkeypatch):
+    folder = tmp_path / "results"
+    first = run_protocol("legrad-table-10", folder=folder, **birds)
+    store, asked, measured = Store(folder / "parts"), [], parts._records
+    (lines,) = folder.glob("*/results-00000.jsonl")
+    text = lines.read_text("utf-8")
+    lines.write_text(text[: text.index('{"unit": 1') + 100], "utf-8")  # killed within the second bird
+    assert set(store.units()) == {0}
+    monkeypatch.setattr(parts, "_records", lambda dataset, k, scores: asked.append(k) or measured(dataset, k, scores))
+    for again in ([1], []):
+        asked.clear()
+        np.testing.assert_array_equal(numbers(run_protocol("legrad-table-10", folder=folder, **birds)), numbers(first))
+        assert asked == again
+    with pytest.raises(ValueError, match="holds results with samples 2, got 1"):
+        run_protocol("legrad-table-10", folder=folder, limit=1, **birds)
+
+
+def test_parts_are_shared_among_processes(tmp_path, birds, monkeypatch):
+    whole = run_protocol("legrad-table-10", **birds)
+    for rank in (1, 0):
+        monkeypatch.setattr("captum_vit.evaluation.work.joined", lambda rank=rank: (rank, 2))
+        shared = run_protocol("legrad-table-10", folder=tmp_path / "results", **birds)
+    np.testing.assert_array_equal(numbers(shared), numbers(whole))
+    assert shared.notes == whole.notes
+    assert len(list(tmp_path.glob("results/parts/*.jsonl"))) == 2
+
+
+def test_a_bird_that_lacks_an_image_is_left_out_and_named(tmp_path, birds):
+    (removed, *_) = sorted((tmp_path / "data").glob("**/test_interventions/1/000001/*.png"))
+    removed.unlink()
+    found = run_protocol("legrad-table-10", **birds)
+    assert "parts: 1 samples can't be read: test-000001" in found.notes
+    assert found.table["ours"].notna().any()
+    assert found.table["low"].isna().all()  # of one image
+
+
+def test_the_true_class_where_the_model_has_it_and_the_predicted_one_elsewhere(tmp_path, tiny_vit, tiny_clip):
+    dataset, options = segmentation(tmp_path), {"resamples": 2, "progress": False}
+    found = run_protocol(
+        "legrad-table-1", datasets={"imagenet-segmentation": dataset}, models=tiny_vit(1000), folder=tmp_path, **options
+    )
+    wanted = {each["sample"]: each["target"] for each in Store(tmp_path / "segmentation").records()}
+    assert [wanted[f"gtsegs-{k}"] for k in range(3)] == [285, 0, 285]  # Egyptian cat, tench
+    maps = sum(each.get("predicted", False) for each in Store(tmp_path / "segmentation").records())
+    assert f"segmentation: {maps} maps are of the predicted class, for want of another" in found.notes
+    run_protocol(
+        "legrad-table-1",
+        datasets={"imagenet-segmentation": dataset},
+        models=tiny_clip,
+        folder=tmp_path / "c",
+        **options,
+    )
+    records = Store(tmp_path / "c" / "segmentation").records()
+    assert {each["sample"]: each["target"] for each in records} == {f"gtsegs-{k}": (2, 1, 2, 0)[k] for k in range(4)}
+    assert Store(tmp_path / "c" / "segmentation").about["outputs"] == ["person", "tench", "Egyptian Mau"]
 
 
 def test_labels_go_to_the_outputs_of_a_model_for_imagenet(tmp_path, tiny_vit):

@@ -15,7 +15,7 @@ from captum_vit.data import Region, Sample, Scenes, SceneSamples
 from captum_vit.evaluation import Store, subject_of
 from captum_vit.evaluation.protocols import PROTOCOLS, Choice, Column, Method, Model, Protocol, Run, run_protocol
 from captum_vit.evaluation.protocols import run as run_module
-from captum_vit.evaluation.protocols.prepare import _confident, _told_apart
+from captum_vit.evaluation.protocols.prepare import _confident
 from captum_vit.evaluation.protocols.result import ProtocolResult
 from captum_vit.zoo import load_model
 
@@ -168,10 +168,6 @@ def test_only_confident_images_take_part():
     assert _confident(dataset, subject, bound, 4) == [k for k in range(4) if highest[k] > bound + 1e-7]
     with pytest.raises(ValueError, match=r"has a probability above 1\.0, got 1\.000 at most with scenes:vit"):
         _confident(dataset, subject, 1.0, 12)
-
-
-def test_one_name_for_two_classes_becomes_two_prompts():
-    assert _told_apart(("crane", "cat", "crane")) == ("crane (0)", "cat", "crane (2)")
 
 
 @pytest.fixture

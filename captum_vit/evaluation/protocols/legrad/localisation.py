@@ -63,8 +63,8 @@ _TABLE_1 = Protocol(
     ),
     (
         "The paper names ImageNet-S, but its 4,276 images are those of ImageNet-Segmentation (Guillaumin et al.).",
-        "The paper's maps are of the true class. ImageNetSegmentation reads no labels, so maps are of the predicted "
-        "class here; a dataset that has labels gives maps of the true class.",
+        "Maps are of the true class, as the paper says: the WordNet id in the file, by OpenCLIP's name where the class "
+        "is one of ImageNet-1k and by WordNet's elsewhere.",
         "mIoU is taken to be the mean of object and background over all pixels, and mAP that of both channels, as in "
         "the code of Chefer et al.: the paper does not say.",
         "A pixel at 0.5 is taken to be background.",
