@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from captum.attr import Attribution, GradientAttribution, NoiseTunnel
+from captum.attr import (
+    LRP,
+    Attribution,
+    Deconvolution,
+    DeepLift,
+    GradientAttribution,
+    GuidedBackprop,
+    GuidedGradCam,
+    NoiseTunnel,
+)
 from torch import Tensor
 
 from captum_vit.attr.base import ViTAttribution
@@ -13,6 +22,9 @@ from captum_vit.attr.rules import LIBRA, BackwardRules
 from captum_vit.attr.wrapper import MethodWrapper
 
 __all__ = ["LibraGrad", "libragrad"]
+
+_WITH_OWN_RULES = (LRP, DeepLift, GuidedBackprop, Deconvolution, GuidedGradCam)
+"""Captum's methods that change gradients themselves."""
 
 
 @contextmanager
@@ -28,7 +40,8 @@ def libragrad(method: Attribution) -> Iterator[None]:
     Raises:
         TypeError: no attribution method.
         ValueError: a method that takes no gradient, or has backward rules of its own.
-        RuntimeError: rules apply already.
+        RuntimeError: rules apply already; in the block also a method with rules of its own, and what `BackwardRules`
+            refuses.
 
     References:
         arXiv:2411.16760.
@@ -44,7 +57,7 @@ def _check(method: Attribution) -> None:
     if not isinstance(method, Attribution):
         raise TypeError(f"method must be an attribution method, got {type(method).__name__}.")
     ours = isinstance(method, ViTAttribution)
-    if ours and method.has_own_rules:
+    if method.has_own_rules if ours else isinstance(method, _WITH_OWN_RULES):
         raise ValueError(f"method must have no backward rules of its own, got {method.get_name()}.")
     if not ("backward" in method.passes if ours else isinstance(method, GradientAttribution)):
         raise ValueError(f"method must take gradients for LibraGrad to change it, got {method.get_name()}.")

@@ -1,6 +1,7 @@
 import copy
 import threading
 
+import captum.attr
 import cases
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from captum_vit import (
     GMAR,
+    LRP,
     AttentionCAM,
     AttentionRollout,
     AttnLRP,
@@ -20,7 +22,10 @@ from captum_vit import (
     CheferCAM,
     LeGrad,
     LibraGrad,
+    MaskedSinks,
+    PartialLRP,
     RawAttention,
+    TransformerAttribution,
     libragrad,
 )
 from captum_vit.adapters import adapt
@@ -223,6 +228,26 @@ def test_methods_with_rules_of_their_own_are_refused(vit):
     for method in (AttnLRP(vit), LibraGrad(LeGrad(vit))):
         with pytest.raises(ValueError, match=f"no backward rules of its own, got {method.get_name()}"):
             LibraGrad(method)
+
+
+@pytest.mark.parametrize("method", [AttnLRP, LRP, PartialLRP, TransformerAttribution])
+def test_methods_with_rules_of_their_own_are_refused_in_the_block(vit, images, method):
+    own = method(vit)
+    expected = own.attribute(images, target=1)
+    with libragrad(CheferCAM(vit)):
+        with pytest.raises(RuntimeError, match=r"can't apply inside those of LibraGrad: .* Call the method outside"):
+            own.attribute(images, target=1)
+        LeGrad(vit).attribute(images, target=1)
+    exact(own.attribute(images, target=1), expected)
+    for wrapped in (LibraGrad, lambda inner: LibraGrad(MaskedSinks(inner))):
+        with pytest.raises(ValueError, match=f"no backward rules of its own, got {own.get_name()}"):
+            wrapped(own)
+
+
+@pytest.mark.parametrize("method", [captum.attr.LRP, captum.attr.DeepLift, captum.attr.GuidedBackprop])
+def test_so_are_captum_s(vit, method):
+    with pytest.raises(ValueError, match="no backward rules of its own, got "), libragrad(method(vit)):
+        pass
 
 
 def test_other_things_are_refused(vit):

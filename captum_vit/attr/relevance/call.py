@@ -92,7 +92,7 @@ def passes(call: Call) -> Tensor:
     Raises:
         RuntimeError: the output has another shape than the first argument, or another argument carries relevance.
     """
-    x, *others = call.args
+    x, *others = call.args or (None,)
     if not carries(x) or any(map(carries, [*others, *call.kwargs.values()])):
         raise call.refuse("passes relevance to its first argument and to no other")
     output = with_rule(call.output, unchanged, x)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,10 +17,15 @@ from captum_vit.adapters.base import Adapter
 from captum_vit.adapters.capture import checked_logits
 from captum_vit.adapters.multi_head import multi_head_attention
 from captum_vit.adapters.parameters import VIEW_PROPERTIES, parameters_as_constants
+from captum_vit.adapters.running import running_function, running_module
 from captum_vit.adapters.watching import AttentionCapture
+from captum_vit.attr.relevance.arguments import Casts, cast, flat, out_of_place, tensors_in
 from captum_vit.attr.relevance.call import Call, carries, halved_product, unchanged, with_rule
 from captum_vit.attr.relevance.propagation import RuleSet, stabilise
 from captum_vit.attr.relevance.rules import CONSTANT, rule_of
+from captum_vit.attr.rules.mode import only_rules
+from captum_vit.attr.rules.registration import shown
+from captum_vit.attr.rules.sight import ModuleRule, Sight, moving
 
 __all__ = ["RelevanceTrace", "trace_relevance"]
 
@@ -95,12 +99,19 @@ def trace_relevance(adapter: Adapter, images: Tensor, rules: RuleSet, dtype: tor
         dtype: what weights and images are cast to, call by call; casts inside the model are undone.
 
     Raises:
-        RuntimeError: a call without a rule, with the module that makes it; attention that can't be captured.
+        RuntimeError: a call without a rule, or one that PyTorch does not show, with the module that makes it; attention
+            that can't be captured; rules that apply already (`captum_vit.libragrad`).
     """
     leaf = images.to(dtype, copy=True).requires_grad_()
     capture = RelevanceCapture(adapter, leaf, rules)
     no_autocast = torch.autocast(images.device.type, enabled=False)
-    with capture.watch(leaf, range(len(adapter.blocks))), torch.enable_grad(), no_autocast:
+    with (
+        only_rules("relevance propagation"),
+        capture.watch(leaf, range(len(adapter.blocks))),
+        capture.sight.watch(),
+        torch.enable_grad(),
+        no_autocast,
+    ):
         logits = checked_logits(adapter, adapter(leaf))
     pooler = capture.pooler_record()
     return RelevanceTrace(leaf, logits, capture.maps, None if pooler is None else _map(pooler))
@@ -118,6 +129,9 @@ class RelevanceCapture(AttentionCapture):
         adapter: the model to watch.
         images: (B, C, H, W), requiring a gradient.
         rules: the rule set.
+
+    Attributes:
+        sight: finds calls that are not seen.
     """
 
     def __init__(self, adapter: Adapter, images: Tensor, rules: RuleSet) -> None:
@@ -125,6 +139,8 @@ class RelevanceCapture(AttentionCapture):
         self._images = images
         self._rules = rules
         self._reads: MutableMapping[Tensor, int] = WeakTensorKeyDictionary()
+        register, page = "captum_vit.attr.relevance.register_rule", "docs/methods/lrp.md"
+        self.sight = Sight("no relevance rule is known", register, page, self._of_modules)
 
     @property
     def maps(self) -> list[Tensor]:
@@ -135,15 +151,18 @@ class RelevanceCapture(AttentionCapture):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         args, kwargs = parameters_as_constants(func, args, kwargs or {})
-        if not any(map(carries, _tensors((args, kwargs)))):
+        if self.sight.inside is not None:
+            return func(*self._cast(args), **self._cast(kwargs))
+        given = list(moving((args, kwargs)))
+        if not given:
             return func(*args, **kwargs)
         if getattr(func, "__name__", "") == "__get__":
-            return self._harmless(func, func(*args, **kwargs))
+            output = self._harmless(func, func(*args, **kwargs))
+            self.sight.mark(output)
+            return output
         if not torch.is_grad_enabled():
-            raise RuntimeError(
-                f"{self.adapter.family} turns gradients off inside its forward (torch.no_grad), where relevance would "
-                f"be lost{self._where()}."
-            )
+            raise self._without_gradients()
+        self.sight.check(given)
         args, kwargs = self._cast(args), self._cast(kwargs)
         if func is F.multi_head_attention_forward:
             with self:
@@ -152,43 +171,57 @@ class RelevanceCapture(AttentionCapture):
             output = self._decomposed_attention(*args, **kwargs)
         else:
             output = self._by_rule(func, args, kwargs)
-        self._count_reads(tensor for tensor in _tensors((args, kwargs)) if tensor is not output)
+        self.sight.mark(output, args[0] if args else None)
+        self._count_reads(tensor for tensor in tensors_in((args, kwargs)) if tensor is not output)
         return output
 
+    def _without_gradients(self) -> RuntimeError:
+        """The error of a call while gradients are off: in the forward of an autograd.Function, or by the model."""
+        function, where = running_function(), running_module()
+        if function is not None:
+            return self.sight.hidden(f"the autograd.Function {shown(function)}", where)
+        return RuntimeError(
+            f"{self.adapter.family} turns gradients off inside its forward (torch.no_grad), where relevance would be "
+            f"lost, in {where}."
+        )
+
     def _by_rule(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        instead = out_of_place(func, args, kwargs)
+        if instead is not None:
+            func, (changed, *others), kwargs = instead  # the value before the call stays what the rule explains
+            return changed.copy_(self._ruled(func, (changed.clone(), *others), kwargs))
+        if rule_of(func) is None:
+            return self._harmless(func, func(*args, **kwargs))
+        return self._ruled(func, args, kwargs)
+
+    def _ruled(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         rule = rule_of(func)
-        if rule is not None:
-            return rule(Call(func, args, kwargs, self._rules, self._images))
-        name = getattr(func, "__name__", "")
-        if name.endswith("_") and (rule := rule_of(getattr(Tensor, name[:-1], func))) is not None:
-            changed, *others = args  # in place: the value before the call stays what the rule explains
-            call = Call(getattr(Tensor, name[:-1]), (changed.clone(), *others), kwargs, self._rules, self._images)
-            return changed.copy_(rule(call))
-        return self._harmless(func, func(*args, **kwargs))
+        assert rule is not None
+        return rule(Call(func, args, kwargs, self._rules, self._images))
+
+    def _of_modules(self, kind: type[nn.Module]) -> ModuleRule | None:
+        rule = rule_of(kind)
+        if rule is None:
+            return None
+
+        def apply(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            def forward(*operands: Any, **options: Any) -> Any:
+                with Casts(self._images.dtype):  # a rule may call it in the backward pass, too
+                    return module.forward(*operands, **options)
+
+            forward.__name__ = kind.__name__
+            output = rule(Call(forward, args, kwargs, self._rules, self._images))
+            self._count_reads(tensor for tensor in tensors_in((args, kwargs)) if tensor is not output)
+            return output
+
+        return apply
 
     def _harmless(self, func: Callable[..., Any], output: Any) -> Any:
         """What a call without a rule returned, if no relevance could be lost in it: sizes, integers, masks."""
-        values = [each for each in _flat(output) if isinstance(each, float) or _is_floating_point(each)]
+        values = [each for each in flat(output) if isinstance(each, float) or _is_floating_point(each)]
         if not values or func in VIEW_PROPERTIES or func in CONSTANT:
             return output
-        name = torch.overrides.resolve_name(func) or getattr(func, "__name__", repr(func))
-        raise RuntimeError(
-            f"no relevance rule is known for {name}{self._where()}. Register one: "
-            f"captum_vit.attr.relevance.register_rule(function, rule), with the rule `passes` for an activation or a "
-            "norm, see docs/methods/lrp.md."
-        )
-
-    def _where(self) -> str:
-        """The innermost module of the model that is running now."""
-        names = {id(module): name for name, module in self.adapter.named_modules()}
-        frame = sys._getframe()
-        while frame.f_back is not None:
-            frame = frame.f_back
-            module = frame.f_locals.get("self")
-            if isinstance(module, nn.Module) and id(module) in names:
-                name = names[id(module)].removeprefix("tower.").removeprefix("model.")
-                return f", called by {type(module).__name__} {name!r}"
-        return ""
+        raise self.sight.missing(shown(func))
 
     def _count_reads(self, tensors: Iterable[Tensor]) -> None:
         """Relevance that comes back from several calls is added up; their rule stabilises the sum."""
@@ -198,14 +231,7 @@ class RelevanceCapture(AttentionCapture):
                 tensor.register_hook(partial(stabilise, tensor.detach()))
 
     def _cast(self, value: Any) -> Any:
-        """Constants in the dtype in which relevance is computed; also inside lists, tuples and dictionaries."""
-        if isinstance(value, Tensor):
-            return value.to(self._images.dtype) if value.is_floating_point() and not carries(value) else value
-        if isinstance(value, dict):
-            return {key: self._cast(each) for key, each in value.items()}
-        if type(value) in (list, tuple):
-            return type(value)(map(self._cast, value))
-        return value
+        return cast(value, self._images.dtype)
 
     def _attention(self, *args: Any, **kwargs: Any) -> Tensor:
         """The call inside ``F.multi_head_attention_forward``: sent through this mode as all others."""
@@ -232,23 +258,10 @@ class RelevanceCapture(AttentionCapture):
             return (scores * factor + (0.0 if bias is None else bias)).softmax(-1)
 
         attention = with_rule(softmax, unchanged, scores)
+        self.sight.mark(attention)  # of the pooler some models read it
         output = halved_product(torch.matmul, attention, value)
         self.calls.append(MappedRecord(query, key, value, output, factor, bias, map=attention))
         return output
-
-
-def _flat(value: Any) -> Iterator[Any]:
-    if isinstance(value, dict):
-        value = list(value.values())
-    if isinstance(value, (list, tuple)):
-        for each in value:
-            yield from _flat(each)
-    else:
-        yield value
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    return (each for each in _flat(value) if isinstance(each, Tensor))
 
 
 def _is_floating_point(value: Any) -> bool:

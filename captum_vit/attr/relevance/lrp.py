@@ -30,7 +30,7 @@ class LRP(RelevanceAttribution):
     name = "LRP"
     signed = True
     pixel_level = True
-    passes = "1 forward + 1 backward, with relevance rules"
+    passes = "1 forward + 1 backward, with relevance rules: 2.5 times the products, in float64"
     reference = "arXiv:2012.09838, sections 3.1, 3.2 and 4"
 
     def __init__(self, model: nn.Module, *, rules: RuleSet = "original", dtype: torch.dtype = torch.float64) -> None:

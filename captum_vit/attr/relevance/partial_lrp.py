@@ -62,7 +62,7 @@ class PartialLRP(RelevanceAttribution):
 
     name = "Partial LRP"
     signed = False
-    passes = "1 forward + 1 backward through the last block, with relevance rules"
+    passes = "1 forward + 1 backward through the last block, with relevance rules, in float64"
     reference = "arXiv:2012.09838, section 4"
 
     def __init__(

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from captum_vit.attr.relevance.call import Call, Rule, carries, halved_product, passes, proportional, with_rule
 from captum_vit.attr.relevance.propagation import add_rule, alpha_beta_rule, bounded_rule, stabilise
+from captum_vit.attr.rules.registration import check_rule, check_subject, shown
 
 __all__ = ["CONSTANT", "register_rule", "rule_of"]
 
@@ -127,14 +128,15 @@ def _table(*entries: tuple[str, Rule]) -> dict[Callable[..., Any], Rule]:
     return {function: rule for names, rule in entries for function in _functions(names)}
 
 
-_RULES: dict[Callable[..., Any], Rule] = _table(
+_RULES: dict[Any, Rule] = _table(
     ("linear", _spread(_linear)),
     ("conv2d", _spread(_convolution)),
     ("matmul bmm", _spread(_matmul)),
     ("add", _spread(_add)),
     ("mul multiply", _spread(_multiply)),
     ("div true_divide divide", _spread(_divide)),
-    ("gelu silu relu elu mish sigmoid tanh softmax neg", passes),
+    ("gelu silu mish hardswish relu relu6 hardtanh leaky_relu prelu rrelu elu celu selu softsign", passes),
+    ("sigmoid hardsigmoid tanh softmax neg", passes),
     ("layer_norm rms_norm batch_norm normalize", passes),
     ("mean sum amax", proportional),
     ("to type type_as float double half bfloat16", _cast),
@@ -152,27 +154,40 @@ CONSTANT = frozenset(_functions("zeros_like ones_like empty_like full_like new_z
 """Functions that read no value of the tensor that they are given."""
 
 
-def register_rule(functions: Callable[..., Any] | Iterable[Callable[..., Any]], rule: Rule) -> None:
-    """Tells how relevance passes through a function of PyTorch, in every model from now on.
+Subject: TypeAlias = Callable[..., Any] | type[nn.Module]
+
+
+def register_rule(subjects: Subject | Iterable[Subject], rule: Rule, *, replace: bool = False) -> None:
+    """Tells LRP, partial LRP and transformer attribution how relevance passes through a function or a class of modules.
+
+    AttnLRP and LibraGrad have rules of another kind: `captum_vit.attr.rules.register_rule`.
 
     Args:
-        functions: the function as the error names it (``torch.nn.functional.hardswish``), or several; registering one
-            again replaces its rule.
+        subjects: a function of PyTorch as the error names it (``torch.nn.functional.tanhshrink``); a function of yours
+            that asks ``torch.overrides.has_torch_function``; a class of modules, not of their subclasses, for what its
+            forward computes as a whole, seen or not. Or several of them.
         rule: `passes` for activations and norms, `proportional` for sums and means, or a function from a `Call` to the
-            call's output.
+            call's output. For a class of modules the call's function is the module's own ``forward``.
+        replace: whether there may be a rule already, which this one then replaces.
 
     Raises:
-        TypeError: a function or a rule that can't be called.
+        TypeError: what PyTorch shows no call of (an ``autograd.Function``, scripted code), a module instead of its
+            class, a rule of the other kind.
+        ValueError: one of the subjects has a rule.
 
     Example:
-        >>> register_rule(F.hardswish, passes)
+        >>> register_rule(F.tanhshrink, passes)
     """
-    for function in [functions] if callable(functions) else functions:
-        if not callable(function) or not callable(rule):
-            raise TypeError(f"functions and rule must be callable, got {function!r} and {rule!r}.")
-        _RULES[function] = rule
+    several = isinstance(subjects, Iterable) and not callable(subjects) and not isinstance(subjects, str)
+    each_one: list[Any] = [*subjects] if several else [subjects]  # type: ignore[misc]
+    check_rule(rule, "rule(call)", takes=1, takes_more=False)
+    for subject in each_one:
+        check_subject(subject)
+        if subject in _RULES and not replace:
+            raise ValueError(f"{shown(subject)} has a rule already; to exchange it, say replace=True.")
+    _RULES.update(dict.fromkeys(each_one, rule))
 
 
-def rule_of(function: Callable[..., Any]) -> Rule | None:
-    """The rule of a function; None where there is none."""
-    return _RULES.get(function)
+def rule_of(subject: Any) -> Rule | None:
+    """The rule of a function or of a class of modules; None where there is none."""
+    return _RULES.get(subject)

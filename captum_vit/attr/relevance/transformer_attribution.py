@@ -71,7 +71,7 @@ class TransformerAttribution(RelevanceAttribution):
 
     name = "Transformer Attribution"
     signed = False
-    passes = "2 forward + 2 backward, one of each with relevance rules"
+    passes = "2 forward + 2 backward, one of each with relevance rules as for LRP"
     reference = "arXiv:2012.09838, section 3"
 
     def __init__(

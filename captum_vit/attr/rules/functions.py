@@ -20,6 +20,7 @@ from captum_vit.adapters.multi_head import multi_head_attention
 __all__ = [
     "Rule",
     "carries_gradient",
+    "clipped",
     "detached_deviation",
     "detached_divisor",
     "detached_norm",
@@ -120,6 +121,20 @@ def gated(slope: float) -> Rule:
         return output
 
     return rule
+
+
+def clipped(
+    function: Callable[..., Tensor],
+    tensor: Tensor,
+    min_val: float = -1.0,
+    max_val: float = 1.0,
+    *args: Any,
+    **kwargs: Any,
+) -> Tensor:
+    """``F.hardtanh``, as `gated`; ``nn.ReLU6`` calls it with bounds of 0 and 6."""
+    rule = gated(float(min_val < 0 < max_val))
+    output: Tensor = rule(function, tensor, min_val, max_val, *args, **kwargs)
+    return output
 
 
 class _LayerNorm(Function):

@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 from captum_vit.attr.rules.functions import (
     Rule,
+    clipped,
     detached_deviation,
     detached_divisor,
     detached_norm,
@@ -38,7 +39,7 @@ _VIEWS = """
 """
 """Views, copies and selections."""
 
-_WINNERS = "relu relu_ leaky_relu leaky_relu_ prelu max_pool2d amax amin maximum minimum max min"
+_WINNERS = "relu relu_ leaky_relu leaky_relu_ prelu rrelu max_pool2d amax amin maximum minimum max min"
 """Piecewise linear through zero: input times gradient is the output."""
 
 _PRODUCTS = "mul mul_ imul rmul multiply matmul rmatmul mm bmm einsum"
@@ -56,6 +57,11 @@ _SHARED: dict[str, Rule] = {
     "hardswish": gated(0.5),
     "mish": gated(0.6),
     "relu6": gated(0.0),
+    "hardtanh": clipped,
+    "elu": gated(1.0),
+    "celu": gated(1.0),
+    "selu": gated(1.0507009873554805),
+    "softsign": gated(1.0),
     "tanh": gated(1.0),
     "layer_norm": detached_deviation,
     "rms_norm": detached_rms,

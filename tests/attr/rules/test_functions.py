@@ -71,6 +71,14 @@ PAIRS = {
     "tanh": (torch.tanh, gate_of(torch.tanh)),
     "relu6": (lambda x: F.relu6(9 * x), gate_of(lambda x: F.relu6(9 * x))),
     "relu": (torch.relu, torch.relu),
+    "leaky_relu": (F.leaky_relu, gate_of(F.leaky_relu)),
+    "rrelu": (F.rrelu, gate_of(F.rrelu)),
+    "elu in place": (lambda x: F.elu(x * 2, 0.5, True), gate_of(lambda x: F.elu(x * 2, 0.5))),
+    "celu": (lambda x: F.celu(x, 2.0), gate_of(lambda x: F.celu(x, 2.0))),
+    "selu": (F.selu, gate_of(F.selu)),
+    "softsign": (F.softsign, gate_of(F.softsign)),
+    "hardtanh": (lambda x: F.hardtanh(3 * x), gate_of(lambda x: F.hardtanh(3 * x))),
+    "relu6, as its module calls it": (lambda x: nn.ReLU6()(9 * x), gate_of(lambda x: F.relu6(9 * x))),
     "swiglu": (
         lambda x: F.silu(x[..., :3]) * x[..., 3:],
         lambda x: (
@@ -105,6 +113,7 @@ def test_value_and_gradient(rules, name):
 
 
 SLOPES = {F.gelu: 0.5, F.silu: 0.5, F.hardswish: 0.5, F.mish: 0.6, torch.tanh: 1.0, F.relu6: 0.0}
+SLOPES |= {F.elu: 1.0, F.celu: 1.0, F.selu: 1.0507009873554805, F.softsign: 1.0, F.hardtanh: 1.0}
 
 
 @pytest.mark.parametrize(("function", "slope"), SLOPES.items(), ids=lambda each: getattr(each, "__name__", each))

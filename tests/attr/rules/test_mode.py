@@ -17,7 +17,8 @@ def test_a_call_without_a_rule_is_named():
     x = torch.ones(2, requires_grad=True)
     with BackwardRules("LibraGrad", LIBRA):
         with pytest.raises(
-            RuntimeError, match=r"LibraGrad has no rule for torch\.erf, .*register_rule\(torch\.erf, rule\)"
+            RuntimeError,
+            match=r"LibraGrad has no rule for torch\.erf, which the model applies .*register_rule\(torch\.erf, rule\)",
         ):
             torch.erf(x)
         with pytest.raises(RuntimeError, match=r"LibraGrad has no rule for torch\.Tensor\.__pow__"):
@@ -39,7 +40,8 @@ def test_a_model_with_such_a_call_is_refused_until_it_has_a_rule(no_registered_r
         for block in vit.blocks:
             block.mlp.act = Arctangent().eval()
         with pytest.raises(
-            RuntimeError, match=r"has no rule for torch\.arctan, which the model applies to values that"
+            RuntimeError,
+            match=r"has no rule for torch\.arctan, which blocks\.0\.mlp\.act \(Arctangent\) applies to values that",
         ):
             method(vit).attribute(images, target=1)
         register_rule(torch.arctan, gated(slope=1.0))
@@ -50,10 +52,10 @@ def test_a_model_with_such_a_call_is_refused_until_it_has_a_rule(no_registered_r
 
 
 def test_a_registered_rule_replaces_that_of_the_set(no_registered_rules):
-    register_rule(torch.relu, lambda function, x: function(x) + 0 * x)
+    register_rule(torch.relu, lambda function, x: function(x) + 0 * x, replace=True)
     x = torch.tensor([-1.0, 2.0], requires_grad=True)
     calls = []
-    register_rule(torch.relu, lambda function, *args: calls.append(function) or function(*args))
+    register_rule(torch.relu, lambda function, *args: calls.append(function) or function(*args), replace=True)
     with BackwardRules("a test", LIBRA):
         torch.relu(x)
     assert calls == [torch.relu]
