@@ -19,12 +19,9 @@ from pathlib import Path
 
 from papers import named, named_on, papers
 from torchmetrics import Metric
+from wrapper_tables import wrapped_calls, wrapped_methods
 
-from captum_vit import (
-    METHODS,
-    ViTAttribution,
-    metrics,
-)
+from captum_vit import METHODS, ViTAttribution, metrics
 from captum_vit.attr import WRAPPERS
 from captum_vit.cli.demonstration.scores import averaged
 from captum_vit.cli.demonstration.tables import counted, markdown_table, read_csv
@@ -324,6 +321,8 @@ def generated(page: Path) -> str:
         "protocols": protocol_table,
         "requirements": requirements,
         "speed": speed,
+        "wrapped-calls": lambda: _table(*wrapped_calls()),
+        "wrapped-methods": lambda: _table(*wrapped_methods()),
         "scenes-run": scenes_run,
         **{f"scenes-table:{name}": partial(scenes_table, f"scenes:{name}") for name in SCENE_MODELS},
     }

@@ -1,6 +1,7 @@
 """LRP in plain loops over numbers, for one image: no autograd, no tensors, nothing of the package.
 
 It reads the weights of a timm `VisionTransformer` with a class token and runs forward and relevance pass by itself.
+Test-time registers may stand before the class token; neurons' activations are then moved to them from the patches.
 Formulas are those of arXiv:2012.09838 with the stabiliser, the halves and the first layer of the authors' code.
 """
 
@@ -81,6 +82,7 @@ class Block:
     n2: ndarray
     hidden: ndarray
     active: ndarray
+    moved: ndarray
     out: ndarray
 
 
@@ -97,7 +99,31 @@ def linear(x: ndarray, layer) -> ndarray:
     return x @ array(layer.weight).T + array(layer.bias)
 
 
-def forward_block(block, x: ndarray) -> Block:
+def source(active: ndarray, neuron: int, registers: int) -> int:
+    """The patch token from which a neuron's activation is moved."""
+    return max(range(registers + 1, len(active)), key=lambda token: abs(active[token, neuron]))
+
+
+def moved(active: ndarray, neurons: list[int], registers: int) -> ndarray:
+    result = active.copy()
+    for neuron in neurons:
+        result[:registers, neuron] = active[source(active, neuron, registers), neuron]
+        result[registers + 1 :, neuron] = 0
+    return result
+
+
+def moved_relevance(r: ndarray, state: Block, neurons: list[int], registers: int) -> ndarray:
+    """Each activation gets the relevance of the places where it went to."""
+    result = split_relevance(state.active, r).reshape(r.shape)
+    for neuron in neurons:
+        token = source(state.active, neuron, registers)
+        value = state.active[token, neuron]
+        result[:registers, neuron] = result[registers + 1 :, neuron] = 0
+        result[token, neuron] = sum(value * over(each, value) for each in r[:registers, neuron])
+    return result
+
+
+def forward_block(block, x: ndarray, neurons: list[int], registers: int) -> Block:
     heads = block.attn.num_heads
     n1 = norm(x, block.norm1)
     q, k, v = (
@@ -111,13 +137,18 @@ def forward_block(block, x: ndarray) -> Block:
     n2 = norm(middle, block.norm2)
     hidden = linear(n2, block.mlp.fc1)
     active = np.vectorize(lambda u: u * (1 + math.erf(u / math.sqrt(2))) / 2)(hidden)
-    return Block(x, n1, q, k, v, a, joined, attended, middle, n2, hidden, active, linear(active, block.mlp.fc2))
+    sent = moved(active, neurons, registers)
+    return Block(x, n1, q, k, v, a, joined, attended, middle, n2, hidden, active, sent, linear(sent, block.mlp.fc2))
 
 
-def block_relevance(r: ndarray, s: Block, block, ours: bool) -> tuple[ndarray, ndarray]:
+def block_relevance(
+    r: ndarray, s: Block, block, ours: bool, neurons: list[int], registers: int
+) -> tuple[ndarray, ndarray]:
     """From the relevance of a block's output to that of its input and of its attention map."""
     skip, branch = sum_relevance(r, s.middle, s.out, ours)
-    branch = linear_relevance(branch, s.active, array(block.mlp.fc2.weight), ours)
+    branch = linear_relevance(branch, s.moved, array(block.mlp.fc2.weight), ours)
+    if neurons:
+        branch = moved_relevance(branch, s, neurons, registers)
     branch = linear_relevance(branch, s.n2, array(block.mlp.fc1.weight), ours)
     r = split_relevance(s.middle, skip, branch).reshape(r.shape)
     skip, branch = sum_relevance(r, s.x, s.attended, ours)
@@ -149,8 +180,16 @@ def pixel_relevance(r: ndarray, image: ndarray, w: ndarray) -> ndarray:
     return result
 
 
-def plain_lrp(model: VisionTransformer, image: ndarray, target: int, ours: bool) -> tuple[ndarray, list[ndarray]]:
+def plain_lrp(
+    model: VisionTransformer,
+    image: ndarray,
+    target: int,
+    ours: bool,
+    neurons: list[tuple[int, int]] | None = None,
+    registers: int = 0,
+) -> tuple[ndarray, list[ndarray]]:
     """Relevance of the pixels (C, H, W) and of each block's attention map (h, N, N)."""
+    chosen = [[neuron for at, neuron in neurons or () if at == index] for index in range(len(model.blocks))]
     kernel = array(model.patch_embed.proj.weight)
     size = kernel.shape[-1]
     patches = [
@@ -160,19 +199,21 @@ def plain_lrp(model: VisionTransformer, image: ndarray, target: int, ours: bool)
     ]
     embedded = np.concatenate([array(model.cls_token)[0], np.stack(patches) + array(model.patch_embed.proj.bias)])
     position = array(model.pos_embed)[0]
-    x, states = embedded + position, []
-    for block in model.blocks:
-        states.append(forward_block(block, x))
+    x, states = np.concatenate([np.zeros((registers, embedded.shape[1])), embedded + position]), []
+    for block, own in zip(model.blocks, chosen, strict=True):
+        states.append(forward_block(block, x, own, registers))
         x = states[-1].middle + states[-1].out
-    pooled = norm(x, model.norm)[:1]
+    pooled = norm(x[registers:], model.norm)[:1]
     start = np.zeros((1, model.head.out_features))
     start[0, target] = 1.0
     head = linear_relevance(start, pooled, array(model.head.weight), ours)
     r = np.zeros_like(x)
-    r[0] = split_relevance(pooled, head)
+    r[registers] = split_relevance(pooled, head)
+    if registers:  # they are dropped by an index
+        r[registers:] = split_relevance(x[registers:], r[registers:]).reshape(embedded.shape)
     maps = []
-    for state, block in zip(reversed(states), reversed(model.blocks), strict=True):
-        r, attention = block_relevance(r, state, block, ours)
+    for state, block, own in zip(reversed(states), reversed(model.blocks), reversed(chosen), strict=True):
+        r, attention = block_relevance(r, state, block, ours, own, registers)
         maps.insert(0, attention)
-    r, _ = sum_relevance(r, embedded, position, ours)
+    r, _ = sum_relevance(r[registers:], embedded, position, ours)
     return pixel_relevance(r[1:], image, kernel), maps

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import torch
@@ -171,6 +172,19 @@ class Adapter(nn.Module, ABC):
     def target_index(self, name: str) -> int:
         """The output that a name stands for; only prompts have names."""
         raise ValueError(f"target {name!r} is a text, but {self.family} has numbered classes; give the class index.")
+
+    @property
+    def own(self) -> Adapter:
+        """The model's own adapter: this one, or what is behind a view of the model with more tokens."""
+        return self
+
+    def view_of(self, adapter: Adapter) -> Adapter:
+        """Another adapter on the same model, seen as this one sees `own`."""
+        return adapter
+
+    def partial_pass(self) -> AbstractContextManager[None]:
+        """What has to be around blocks that are called one by one, which get all tokens, and not by `forward`."""
+        return nullcontext()
 
     def block_norm(self, index: int) -> nn.Module:
         """The first norm of block ``index``, through which its tokens enter the attention.

@@ -41,13 +41,14 @@ class BlockEntries:
             change: called before each block with its index and the tokens that are about to enter it; returns those
                 that do.
         """
-        for index in range(start, len(self.adapter.blocks)):
-            if change is not None:
-                tokens = change(index, tokens)
-            args, kwargs = self._arguments[index]
-            # `block_tokens` exchanges two dimensions or none: applied once more, it restores the block's own order.
-            output = self.adapter.blocks[index](self.adapter.block_tokens(tokens), *args, **kwargs)
-            tokens = self.adapter.block_tokens(output)
+        with self.adapter.partial_pass():
+            for index in range(start, len(self.adapter.blocks)):
+                if change is not None:
+                    tokens = change(index, tokens)
+                args, kwargs = self._arguments[index]
+                # `block_tokens` exchanges two dimensions or none: applied once more, it restores the block's own order.
+                output = self.adapter.blocks[index](self.adapter.block_tokens(tokens), *args, **kwargs)
+                tokens = self.adapter.block_tokens(output)
         return checked_logits(self.adapter, self.adapter.readout(tokens))
 
     def check(self, start: int, logits: Tensor) -> None:

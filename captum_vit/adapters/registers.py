@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import handle_torch_function, has_torch_function
 
 from captum_vit.adapters.attention import TokenRecord
 from captum_vit.adapters.base import Adapter
+from captum_vit.adapters.branch import AttentionBranch
 
 __all__ = ["LeftBehind", "RegisterAdapter", "moved_activations", "neuron_pass"]
 
@@ -26,7 +28,8 @@ def moved_activations(
 ) -> Tensor:
     """The activations of an MLP, with those of some neurons moved from the patch tokens to the registers.
 
-    A register gets each neuron's activation of the largest magnitude on any patch token. Prefix tokens keep theirs.
+    A register gets each neuron's activation of the largest magnitude on any patch token. Prefix tokens keep theirs. To
+    a function mode of PyTorch that is one call, for which a set of backward rules has one rule.
 
     Args:
         activations: (B, N, H): registers, then prefix tokens, then patch tokens.
@@ -38,6 +41,10 @@ def moved_activations(
     Returns:
         (B, N, H).
     """
+    if has_torch_function((activations,)):
+        given = (activations, neurons, registers, num_prefix_tokens, patches)
+        moved: Tensor = handle_torch_function(moved_activations, (activations,), *given)
+        return moved
     own = activations[:, registers : registers + num_prefix_tokens]
     on_patches = activations[:, registers + num_prefix_tokens :]
     where = on_patches.detach().abs().argmax(1, keepdim=True)
@@ -112,6 +119,7 @@ class RegisterAdapter(Adapter):
         self.has_unread_pooler, self.casts_images = inner.has_unread_pooler, inner.casts_images
         self.fused_attention_switch = inner.fused_attention_switch
         self.first_norm, self.second_norm = inner.first_norm, inner.second_norm
+        self.chosen = neurons
         self.neurons = {index: self._mask(index, chosen) for index, chosen in sorted(neurons.items())}
 
     def _mask(self, index: int, chosen: Sequence[int]) -> Tensor:
@@ -145,6 +153,20 @@ class RegisterAdapter(Adapter):
     def target_index(self, name: str) -> int:
         return self.inner.target_index(name)
 
+    @property
+    def own(self) -> Adapter:
+        return self.inner.own
+
+    def view_of(self, adapter: Adapter) -> Adapter:
+        return RegisterAdapter(self.inner.view_of(adapter), self.chosen, self.registers, self.patches)
+
+    def attention_branch(self, index: int) -> AttentionBranch:
+        return self.inner.attention_branch(index)
+
+    @property
+    def final_norm(self) -> nn.Module:
+        return self.inner.final_norm
+
     def block_tokens(self, output: Any) -> Tensor:
         return self.inner.block_tokens(output)
 
@@ -160,21 +182,25 @@ class RegisterAdapter(Adapter):
         return self.inner.readout(tokens[:, self.registers :], final_norm=final_norm)
 
     def forward(self, images: Tensor) -> Tensor:
-        with self._registers():
+        with self._registers(whole=True):
             logits: Tensor = self.inner(images)
         return logits
 
+    def partial_pass(self) -> AbstractContextManager[None]:
+        return self._registers(whole=False)
+
     @contextmanager
-    def _registers(self) -> Iterator[None]:
-        """Registers for the passes of this thread."""
+    def _registers(self, *, whole: bool) -> Iterator[None]:
+        """Activations are moved in the passes of this thread; in whole ones registers are added and dropped as well."""
         thread = threading.get_ident()
         handles = []
         try:
-            handles.append(self.blocks[0].register_forward_pre_hook(partial(self._add, thread)))
+            if whole:  # before all hooks that look at what enters the block, and after those that look at what leaves
+                handles.append(self.blocks[0].register_forward_pre_hook(partial(self._add, thread), prepend=True))
+                handles.append(self.blocks[-1].register_forward_hook(partial(self._drop, thread)))
             for index, mask in self.neurons.items():
                 move = partial(self._move, thread, mask)
                 handles.append(self.mlp_output(index).register_forward_pre_hook(move))
-            handles.append(self.blocks[-1].register_forward_hook(partial(self._drop, thread)))
             yield
         finally:
             for handle in handles:
@@ -184,7 +210,9 @@ class RegisterAdapter(Adapter):
         if threading.get_ident() != thread:
             return None
         tokens = self.block_tokens(args[0])
-        zeros = tokens.new_zeros(len(tokens), self.registers, tokens.shape[2])
+        batch, _, width = tokens.shape
+        # Not of `tokens.new_zeros`, which relevance would take for a second reader of the tokens.
+        zeros = torch.zeros(batch, self.registers, width, dtype=tokens.dtype, device=tokens.device)
         return (self._as_in_block(torch.cat([zeros, tokens], 1)), *args[1:])
 
     def _move(self, thread: int, mask: Tensor, layer: nn.Module, args: Any) -> Any:

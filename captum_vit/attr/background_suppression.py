@@ -42,7 +42,8 @@ class BackgroundSuppression(MethodWrapper):
     """A wrapper around any method: patches that light up for an empty prompt are set to zero.
 
     The empty prompt is explained in the same forward pass as the target. Around a class-agnostic method both maps are
-    the same, so the wrapper removes that map's own peaks.
+    the same, so the wrapper removes that map's own peaks. Of a method that explains pixels the map of patches is
+    suppressed.
 
     Args:
         method: a method on a `PromptClassifier`, whose prompts may be changed later.
@@ -81,16 +82,17 @@ class BackgroundSuppression(MethodWrapper):
         threshold: float = 0.8,
     ) -> None:
         super().__init__(method)
-        if not isinstance(method.forward_func, PromptClassifier):
+        classifier = self.forward_func.own
+        if not isinstance(classifier, PromptClassifier):
             raise TypeError(
                 f"method must explain a PromptClassifier, got {method.get_name()} on {method.forward_func.family}."
             )
         if not 0 <= threshold <= 1:
             raise ValueError(f"threshold must be in [0, 1], got {threshold}.")
         self.threshold = threshold
-        self.embedding = method.forward_func.encode([prompt])[0] if embedding is None else embedding
+        self.embedding = classifier.encode([prompt])[0] if embedding is None else embedding
         self.prompt = prompt if embedding is None else None
-        method.forward_func.with_extra(self.embedding)  # refuses a wrong embedding now
+        classifier.with_extra(self.embedding)  # refuses a wrong embedding now
 
     def _options(self) -> dict[str, Any]:
         unused = "prompt" if self.prompt is None else "embedding"
@@ -106,10 +108,11 @@ class BackgroundSuppression(MethodWrapper):
         folded: bool = True,
     ) -> Tensor:
         """The method's own maps (B, T, 1, gh, gw), suppressed by the map of one target more."""
-        classifier = self.forward_func
+        view = self.forward_func
+        classifier = view.own
         assert isinstance(classifier, PromptClassifier)
         method = self._inside()
-        method.forward_func = classifier.with_extra(self.embedding)
+        method.forward_func = view.view_of(classifier.with_extra(self.embedding))
 
         def with_empty() -> Tensor:
             targets = resolve()  # (B, T)
@@ -120,6 +123,11 @@ class BackgroundSuppression(MethodWrapper):
         result: Tensor = suppressed.unflatten(-1, (1, *classifier.grid(images.shape[-2], images.shape[-1])))
         self._refuse_blank(result)
         return result
+
+    def _passed_on(self, name: str) -> Callable[..., Any]:
+        raise self._refused(
+            name, "it compares maps of whole targets with that of the empty prompt, and that call gives none"
+        )
 
     def _why_blank(self) -> str:
         return (

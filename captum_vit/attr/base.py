@@ -66,8 +66,6 @@ class ViTAttribution(Attribution, ABC):
     """Whether relevance is computed for each value of each pixel, and a patch's is the sum over its own."""
     has_own_rules: ClassVar[bool] = False
     """Whether its backward pass goes by rules of its own, which can't be combined with others."""
-    allows_registers: ClassVar[bool] = True
-    """Whether it explains a model that `TestTimeRegisters` gave extra tokens."""
 
     forward_func: Adapter
 

@@ -64,7 +64,6 @@ class CAAP(ViTAttribution):
 
     name = "CAAP"
     class_specific = True
-    allows_registers = False
     signed = True
     passes = "1 forward of the image and of the baseline + the blocks from the middle on once a patch"
     reference = "arXiv:2603.13652, abstract"

@@ -91,7 +91,6 @@ class GEM(ViTAttribution):
 
     name = "GEM"
     class_specific = True
-    allows_registers = False
     signed = True
     passes = "1 forward"
     reference = "arXiv:2312.00878, section 4"
@@ -170,7 +169,7 @@ class GEM(ViTAttribution):
 
     def _logits(self, tokens: Tensor) -> Tensor:
         """The answers of the model's tail to each token, (B, N, K), without what it answers to every token."""
-        adapter = self.forward_func
+        adapter = self.forward_func.own
         with torch.autocast(tokens.device.type, enabled=False), InDtype(tokens.dtype):
             if isinstance(adapter, PromptClassifier):
                 return adapter.similarity(adapter.tower.readout_of_each(tokens))  # without the bias

@@ -183,7 +183,7 @@ class GradECLIP(ViTAttribution):
         self, classifier: PromptClassifier, tower: TextImageTower, images: Tensor, prompt: str, num_blocks: int | None
     ) -> Tensor:
         """Relevance of all tokens of the text tower, (B, N)."""
-        image = tower(images)
+        image = self.forward_func.view_of(tower)(images)
         text, records = trace_calls(
             tower, lambda: tower.encode_prompts(classifier.tokenizer, [prompt] * len(images))
         )  # (B, E)
@@ -216,7 +216,7 @@ class GradECLIP(ViTAttribution):
         return against + super()._why_blank()
 
     def _with_text(self) -> tuple[PromptClassifier, TextImageTower]:
-        adapter = self.forward_func
+        adapter = self.forward_func.own
         if not isinstance(adapter, PromptClassifier):
             raise TypeError(f"{adapter.family} reads no text; wrap a model that does in PromptClassifier.")
         if not isinstance(adapter.tower, TextImageTower):

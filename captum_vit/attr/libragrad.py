@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
+from typing import Any
 
 from captum.attr import (
     LRP,
@@ -98,6 +100,7 @@ class LibraGrad(MethodWrapper):
     def __init__(self, method: ViTAttribution) -> None:
         super().__init__(method)
         _check(method)
+        self.pixel_level = method.pixel_level
 
     def _maps(
         self,
@@ -110,7 +113,17 @@ class LibraGrad(MethodWrapper):
     ) -> Tensor:
         """The method's own maps, with balanced gradients."""
         with libragrad(self.method):
-            return self._inside()._maps(images, resolve, internal_batch_size, relevance_of)
+            return self._inside()._maps(images, resolve, internal_batch_size, relevance_of, folded=folded)
+
+    def _passed_on(self, name: str) -> Callable[..., Any]:
+        call = super()._passed_on(name)
+
+        @wraps(call)
+        def balanced(*args: Any, **kwargs: Any) -> Any:
+            with libragrad(self.method):
+                return call(*args, **kwargs)
+
+        return balanced
 
     def _relevance(self, images: Tensor, targets: Tensor) -> Tensor:
         with libragrad(self.method):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from typing import Literal
+from functools import wraps
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -102,6 +103,8 @@ class MaskedSinks(MethodWrapper):
 
     Such tokens, on patches that hold little, serve the model as registers: it keeps global information there. Methods
     that follow attention to them show a bright spot where nothing is to be seen. `sinks` says which patches are masked.
+    Of a method that explains pixels the map of patches is masked. Of other calls `LeGrad.attribute_blocks` alone gives
+    such maps, and is passed on.
 
     Args:
         method: a method of this package.
@@ -185,7 +188,26 @@ class MaskedSinks(MethodWrapper):
         folded: bool = True,
     ) -> Tensor:
         """The method's own maps (B, T, 1, gh, gw) without sinks."""
-        maps = self._inside()._maps(images, resolve, internal_batch_size, relevance_of)
+        return self._masked(
+            self._inside()._maps(images, resolve, internal_batch_size, relevance_of), images, internal_batch_size
+        )
+
+    def _passed_on(self, name: str) -> Callable[..., Any]:
+        if name != "attribute_blocks":
+            raise self._refused(name, "it masks maps on the patch grid, and that call gives none")
+        call = super()._passed_on(name)
+
+        @wraps(call)
+        def masked(
+            inputs: Tensor | tuple[Tensor, ...], *args: Any, internal_batch_size: int | None = None, **kwargs: Any
+        ) -> Tensor:
+            maps = call(inputs, *args, internal_batch_size=internal_batch_size, **kwargs)
+            return self._masked(maps, only_tensor(inputs), internal_batch_size)
+
+        return masked
+
+    def _masked(self, maps: Tensor, images: Tensor, internal_batch_size: int | None) -> Tensor:
+        """Maps (B, T, 1, gh, gw) without the relevance of sinks."""
         sinks = self.sinks(images, internal_batch_size=internal_batch_size)[:, 0]
         replaced: Tensor = replace_sinks(maps[:, :, 0], sinks, self.replacement)[:, :, None]
         self._refuse_blank(replaced)

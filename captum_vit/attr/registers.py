@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from captum_vit.adapters.registers import LeftBehind, RegisterAdapter, neuron_pass
 from captum_vit.adapters.registry import adapt, check_state
-from captum_vit.attr.background_suppression import BackgroundSuppression
 from captum_vit.attr.base import ViTAttribution
 from captum_vit.attr.masked_sinks import find_sinks
 from captum_vit.attr.wrapper import MethodWrapper
@@ -88,7 +87,8 @@ class TestTimeRegisters(MethodWrapper):
 
     During a call the blocks see extra tokens, zero at the first block, before all others. In the MLPs the activations
     of the chosen neurons are moved from the patch tokens to them, so that no patch serves the model as a register.
-    Maps, gradients and ``forward_func`` are those of the model with registers; the model itself is not changed.
+    Maps, gradients, other calls of the method and ``forward_func`` are those of the model with registers, which count
+    as prefix tokens; the model itself is not changed.
 
     Args:
         method: a method of this package.
@@ -98,8 +98,7 @@ class TestTimeRegisters(MethodWrapper):
 
     Raises:
         TypeError: no method of this package, or a model that takes no extra tokens: rotary embeddings, position biases,
-            an attention pooler that reads prefix tokens; a method with `BackgroundSuppression` or registers inside, or
-            one that takes a model apart: `CAAP`, `GEM`, `TextSpan` and the LRP family.
+            an attention pooler that reads prefix tokens; a method with registers inside.
         ValueError: no neuron, one that does not exist, fewer than one register, another choice.
 
     Example:
@@ -129,11 +128,9 @@ class TestTimeRegisters(MethodWrapper):
         super().__init__(method)
         inside: ViTAttribution = method
         while isinstance(inside, MethodWrapper):
-            if isinstance(inside, (BackgroundSuppression, TestTimeRegisters)):
-                raise TypeError(f"method must bring no other view of the model, got {inside.name}.")
+            if isinstance(inside, TestTimeRegisters):
+                raise TypeError(f"method must bring no registers of its own, got {inside.name}.")
             inside = inside.method
-        if not inside.allows_registers:
-            raise TypeError(f"method must take a model as a whole, got {inside.get_name()}, which takes it apart.")
         if patches not in ("zero", "mean"):
             raise ValueError(f"patches must be 'zero' or 'mean', got {patches!r}.")
         if operator.index(registers) < 1:
@@ -148,6 +145,7 @@ class TestTimeRegisters(MethodWrapper):
                 raise ValueError(f"neurons must be of blocks in [0, {depth - 1}], got {(block, neuron)}.")
             chosen.setdefault(block, []).append(neuron)
         self.registers, self.patches = operator.index(registers), patches
+        self.pixel_level = method.pixel_level
         self.forward_func = RegisterAdapter(method.forward_func, chosen, self.registers, patches)
 
     def _maps(
@@ -160,4 +158,4 @@ class TestTimeRegisters(MethodWrapper):
         folded: bool = True,
     ) -> Tensor:
         """The method's maps of the model with registers."""
-        return self._inside()._maps(images, resolve, internal_batch_size, relevance_of)
+        return self._inside()._maps(images, resolve, internal_batch_size, relevance_of, folded=folded)

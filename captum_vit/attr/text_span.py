@@ -27,7 +27,7 @@ class Contributions:
 
     Attributes:
         embedding: the pooled token before the first block, (B, E).
-        heads: each block's heads, by the token that they read, (B, L, h, N, E).
+        heads: each block's heads, by the token that they read, (B, L, h, N, E). Test-time registers come first.
         mlps: each block's MLP, (B, L, E).
     """
 
@@ -97,7 +97,6 @@ class TextSpan(ViTAttribution):
 
     name = "TextSpan"
     class_specific = True
-    allows_registers = False
     signed = True
     passes = "1 forward"
     reference = "arXiv:2310.05916, eq. 3-5 and section 5"
@@ -105,7 +104,7 @@ class TextSpan(ViTAttribution):
     def __init__(self, model: nn.Module, *, minus_mean: bool = False) -> None:
         super().__init__(model)
         self.minus_mean = minus_mean
-        self._pooled = _pooled_token(self.name, self.forward_func)
+        _pooled_token(self.name, self.forward_func)
         for index in range(len(self.forward_func.blocks)):
             self.forward_func.attention_branch(index)
 
@@ -170,24 +169,25 @@ class TextSpan(ViTAttribution):
     def _watched(self, images: Tensor) -> tuple[list[Tensor], list[tuple[Tensor, Tensor]]]:
         """The pooled token before the first block and after each, (B, D); its attention and the values, of each."""
         adapter = self.forward_func
+        pooled = _pooled_token(self.name, adapter)
         stream: list[Tensor] = []
         calls: list[tuple[Tensor, Tensor]] = []
 
         def begin(index: int, tokens: Tensor) -> None:
             if index == 0:
-                stream.append(tokens[:, self._pooled])
+                stream.append(tokens[:, pooled])
 
         def visit(index: int, record: AttentionRecord, tokens: Tensor) -> None:
-            row = record.attention.rows(torch.tensor([self._pooled], device=tokens.device))[:, :, 0]  # (B, h, N)
+            row = record.attention.rows(torch.tensor([pooled], device=tokens.device))[:, :, 0]  # (B, h, N)
             calls.append((row, record.detached().value))
-            stream.append(tokens[:, self._pooled])
+            stream.append(tokens[:, pooled])
 
         stream_blocks(adapter, images, visit, range(len(adapter.blocks)), gradients=False, begin=begin)
         return [each.to(calls[0][0].dtype) for each in stream], calls
 
     def _rows(self, targets: Tensor | None, embedding: Tensor) -> Tensor:
         """What the image embedding is multiplied with: a row for each target, or for each dimension, (B, T, E)."""
-        adapter = self.forward_func
+        adapter = self.forward_func.own
         length = torch.ones_like(embedding[:, :1])
         rows = torch.eye(embedding.shape[1]).to(embedding)
         if isinstance(adapter, PromptClassifier):
@@ -254,7 +254,8 @@ def _linear_head(adapter: Adapter, token: Tensor) -> tuple[Tensor, Tensor]:
 
 def _tower(adapter: Adapter) -> Adapter:
     """What ends in the image embedding: the tower of a `PromptClassifier`, or the classifier itself."""
-    return adapter.tower if isinstance(adapter, PromptClassifier) else adapter
+    own = adapter.own
+    return own.tower if isinstance(own, PromptClassifier) else own
 
 
 def _pooled_token(name: str, adapter: Adapter) -> int:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 import typer
 
 if TYPE_CHECKING:
+    from captum_vit.evaluation.specs import Spec
     from captum_vit.zoo import LoadedModel
     from captum_vit.zoo.models import Weights
 
@@ -24,7 +25,7 @@ __all__ = [
     "is_first_process",
     "load",
     "memory_size",
-    "method_names",
+    "method_specs",
     "refuse",
     "scene_specs",
     "writable_folder",
@@ -84,19 +85,21 @@ def memory_size(text: str | None) -> int | None:
     return int(float(match[1]) * _BYTES[match[2].upper()])
 
 
-def method_names(text: str) -> list[str]:
-    """Names of methods, separated by commas."""
+def method_specs(text: str) -> list[Spec]:
+    """Methods with options, separated by commas: ``legrad, libragrad(method='gmar')``."""
     from captum_vit.attr import METHODS
+    from captum_vit.evaluation.explainers import check_name
+    from captum_vit.evaluation.specs import parse_spec, split_specs
 
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    for name in names:
-        if name not in METHODS:
-            near = difflib.get_close_matches(name.lower().replace("_", "-"), METHODS, n=1)
-            hint = f" Did you mean {near[0]}?" if near else ""
-            refuse(f"no method is called {name!r}.{hint} Known: {', '.join(METHODS)}.", "--method")
-    if not names:
+    try:
+        specs = {str(spec): spec for spec in map(parse_spec, split_specs(text))}
+        for spec in specs.values():
+            check_name(spec.name)
+    except ValueError as error:
+        refuse(str(error), "--method")
+    if not specs:
         refuse(f"must name at least one method, got {text!r}. Known: {', '.join(METHODS)}.", "--method")
-    return list(dict.fromkeys(names))
+    return list(specs.values())
 
 
 def checked_device(name: str) -> str:

@@ -9,7 +9,9 @@ from captum_vit.cli.arguments import class_index, refuse
 
 if TYPE_CHECKING:
     from captum_vit.adapters import Adapter
+    from captum_vit.attr import ViTAttribution
     from captum_vit.cli.job import Question
+    from captum_vit.evaluation.specs import Spec
     from captum_vit.zoo import LoadedModel
 
 __all__ = ["classifier_of", "names_in", "question_of", "unknown_words"]
@@ -71,7 +73,7 @@ def classifier_of(
 def question_of(
     loaded: LoadedModel,
     adapter: Adapter,
-    names: Sequence[str],
+    methods: Sequence[Spec],
     targets: Sequence[str] | None,
     prompted: bool,
     device: str,
@@ -81,13 +83,12 @@ def question_of(
     Args:
         loaded: the model.
         adapter: its classifier, from `classifier_of`.
-        names: of methods.
+        methods: by name, with options.
         targets: classes as texts.
         prompted: whether the prompts were asked for, and not taken from the scenes.
         device: where the model is.
     """
     from captum_vit.adapters import PromptClassifier
-    from captum_vit.attr import METHODS
     from captum_vit.cli.job import Question
 
     if isinstance(adapter, PromptClassifier):
@@ -102,9 +103,35 @@ def question_of(
         adapter.grid(*loaded.image_size)
     except ValueError as error:
         refuse(str(error), "--image-size")
-    for name in names:
-        reason = METHODS[name].why_unsupported(adapter)
-        if reason is not None:
-            refuse(f"{loaded.name} can't be explained by {name}: {reason}", "--method")
-    explainers = {name: METHODS[name](adapter) for name in names}
-    return Question(loaded, adapter, explainers, indices, device)
+    return Question(loaded, adapter, _methods_of(methods, loaded, adapter, device), indices, device)
+
+
+def _methods_of(specs: Sequence[Spec], loaded: LoadedModel, adapter: Adapter, device: str) -> dict[str, ViTAttribution]:
+    """The methods on a classifier, by the text that asks for each."""
+    import torch
+
+    from captum_vit.cli.foreign import on_patches
+    from captum_vit.data import Geometry
+    from captum_vit.evaluation.explainers import UnsupportedMethodError, explainer_of
+    from captum_vit.evaluation.subject import Subject
+
+    subject = Subject(
+        loaded.name,
+        adapter,
+        Geometry(loaded.image_size),
+        loaded.mean,
+        loaded.std,
+        loaded.activation,
+        torch.device(device),
+        loaded.class_names,
+    )
+    methods = {}
+    for spec in specs:
+        try:
+            explainer = explainer_of(spec, subject)
+            methods[str(spec)] = explainer.method or on_patches(explainer, subject)
+        except UnsupportedMethodError as error:
+            refuse(f"{loaded.name} can't be explained by {spec.name}: {error}", "--method")
+        except ValueError as error:
+            refuse(str(error), "--method")
+    return methods

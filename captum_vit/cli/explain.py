@@ -12,7 +12,7 @@ from captum_vit.cli.arguments import (
     checked_device,
     image_size,
     load,
-    method_names,
+    method_specs,
     refuse,
     scene_specs,
     writable_folder,
@@ -49,7 +49,13 @@ def explain(
             f"Without it {DEFAULT_CLASSIFIER}, or with --prompt or --template {DEFAULT_TEXT_MODEL}."
         ),
     ] = None,
-    method: Annotated[str, typer.Option(help="Methods, separated by commas; see captum-vit list.")] = "legrad",
+    method: Annotated[
+        str,
+        typer.Option(
+            help='Methods, separated by commas, with options where wanted: "legrad,grad-cam(block=-2)", '
+            "\"masked-sinks(method='raw-attention')\", captum:occlusion. See captum-vit list."
+        ),
+    ] = "legrad",
     target: Annotated[
         list[str] | None,
         typer.Option(help="Class index or name; repeatable. The predicted class by default.", metavar="CLASS"),
@@ -80,7 +86,7 @@ def explain(
         refuse("can't go together with --prompt: a model has either classes or prompts.", "--target")
     if not images and not scene:
         refuse("name at least one image file, or a scene with --scene 7.", "IMAGES")
-    side, names = image_size(size), method_names(method)
+    side, methods = image_size(size), method_specs(method)
     specs = [*(images or []), *scene_specs(scene or [])]
     try:
         from captum_vit.cli.job import Job
@@ -96,7 +102,7 @@ def explain(
             typer.echo(notice, err=True)
         elif not target:
             _notice_predicted_class(loaded, specs)
-        question = question_of(loaded, adapter, names, target, bool(prompt), device)
+        question = question_of(loaded, adapter, methods, target, bool(prompt), device)
         job = Job(**vars(question), output=writable_folder(output), seed=seed)
         failed = _run(job, specs)
     except KeyboardInterrupt as error:

@@ -45,7 +45,7 @@ class Question:
     Attributes:
         loaded: the model with its preprocessing.
         adapter: the classifier that is explained, on ``device``.
-        methods: by command-line name.
+        methods: by the text that asks for each, ``legrad`` or ``grad-cam(block=-2)``.
         targets: output indices; None for the objects of a scene, and the predicted class of another image.
         device: where the model is.
     """
@@ -76,7 +76,7 @@ class Explanation:
 
     Attributes:
         pixels: the preprocessed image, (1, C, H, W).
-        maps: raw, (T, 1, gh, gw), by command-line name; a method whose map is blank is missing.
+        maps: raw, (T, 1, gh, gw), as ``methods`` of the question; a method whose map is blank is missing.
         targets: T output indices.
         labels: what they stand for.
         scores: their logits, (T,).
@@ -259,6 +259,12 @@ def _object_masks(question: Question, spec: str) -> dict[int, NDArray[np.bool_]]
     return masks
 
 
+def _titles(methods: Mapping[str, ViTAttribution]) -> dict[str, str]:
+    """The papers' names with the options that were asked for; where two were the same, what was asked."""
+    titles = {asked: "".join([method.get_name(), *asked.partition("(")[1:]]) for asked, method in methods.items()}
+    return titles if len(set(titles.values())) == len(titles) else {asked: asked for asked in methods}
+
+
 def _save(job: Job, spec: str, stem: str, explanation: Explanation) -> None:
     maps = explanation.maps
     with _saving(job.output / f"{stem}.npz") as path:
@@ -278,12 +284,13 @@ def _save(job: Job, spec: str, stem: str, explanation: Explanation) -> None:
             seed=np.array(job.seed),
             versions=np.array(json.dumps({each: version(each) for each in _PACKAGES})),
         )
+    titles = _titles(job.methods)
     made = drawn(
         job,
         explanation,
-        {job.methods[name].get_name(): each for name, each in maps.items()},
+        {titles[name]: each for name, each in maps.items()},
         title=f"{job.loaded.name} on {Path(spec).name}",
-        signed=[method.get_name() for method in job.methods.values() if method.signed],
+        signed=[titles[name] for name, method in job.methods.items() if method.signed],
     )
     with _saving(job.output / f"{stem}.png") as path:
         made.savefig(path)

@@ -21,7 +21,7 @@ from captum_vit.attr.wrapper import MethodWrapper
 from captum_vit.evaluation.specs import Spec, parse_spec, unknown
 from captum_vit.evaluation.subject import Subject
 
-__all__ = ["RANDOM", "Explainer", "UnsupportedMethodError", "explainer_of", "tried"]
+__all__ = ["RANDOM", "Explainer", "UnsupportedMethodError", "check_name", "explainer_of", "tried"]
 
 RANDOM = "random"
 """The baseline: noise on the patch grid, or on a grid of 14×14 for a model without patches."""
@@ -74,6 +74,7 @@ class Explainer:
             methods that draw random numbers.
         gradients: whether a forward pass that other methods share must carry a graph for this one.
         on_grid: the same maps on the patch grid, (B, gh, gw), as they are before they are brought to the image's size.
+        method: what gives the maps, if it is a method of this package or of its kind.
 
     Attributes:
         memory: bytes that a batch of maps takes at its peak; None where it is not known.
@@ -88,8 +89,9 @@ class Explainer:
         alone: bool = False,
         gradients: bool = False,
         on_grid: Callable[[Tensor, Tensor], Tensor] | None = None,
+        method: ViTAttribution | None = None,
     ) -> None:
-        self.spec, self.alone, self.gradients = spec, alone, gradients
+        self.spec, self.alone, self.gradients, self.method = spec, alone, gradients, method
         self.memory: int | None = None
         self._maps, self._seed, self._on_grid = maps, seed, on_grid
 
@@ -152,8 +154,19 @@ def explainer_of(spec: str | Spec, subject: Subject, *, seed: int = 0) -> Explai
             lambda images, targets: method.attribute(images, target=targets).sum(1),
             gradients=method.class_specific,
             on_grid=lambda images, targets: method.attribute(images, target=targets, resolution="patch")[:, 0],
+            method=method,
         )
     return Explainer(spec, _full_size(method, arguments), seed=seed, alone=spec.name not in _DETERMINISTIC)
+
+
+def check_name(name: str) -> None:
+    """Refuses a name that `explainer_of` would not know.
+
+    Raises:
+        ValueError: no method of that name.
+    """
+    if name != RANDOM:
+        _class_of(name)
 
 
 def tried(explainer: Explainer, subject: Subject, *, maps: int = 1) -> None:

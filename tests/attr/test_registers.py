@@ -1,5 +1,4 @@
 import copy
-import re
 import threading
 
 import pytest
@@ -8,6 +7,7 @@ import torch.nn.functional as F
 from cases import case
 from models import random_images, tiny_models
 from oracle import exact, gradients, plain_parts, plain_pass, random_gradient
+from plain_registers import moved_in_loops, plain_registers
 from planted import NEURON, TOKEN, with_register_neuron
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
@@ -25,60 +25,9 @@ from captum_vit import (
     find_register_neurons,
 )
 from captum_vit.adapters.registers import moved_activations
-from captum_vit.attr import chefer_cam, find_sinks
+from captum_vit.attr import chefer_cam, find_sinks, suppress_background
 
 NEURONS = [NEURON, (0, 3), (1, 7), (2, 11)]
-
-
-def moved_in_loops(activations: Tensor, chosen: list[int], registers: int, patches: str) -> Tensor:
-    """Activations of one image (registers, class token, patches; neurons)."""
-    result = activations.clone()
-    for neuron in chosen:
-        on_patches = [float(value) for value in activations[registers + 1 :, neuron]]
-        largest = max(on_patches, key=abs)
-        for token in range(len(result)):
-            if token < registers:
-                result[token, neuron] = largest
-            elif token > registers:
-                result[token, neuron] = 0.0 if patches == "zero" else sum(on_patches) / len(on_patches)
-    return result
-
-
-def plain_registers(
-    model: VisionTransformer, images: Tensor, neurons: list[tuple[int, int]], registers: int, patches: str
-) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """The model with registers before all other tokens, in plain equations: logits, attention, tokens of each block."""
-    z = model.patch_embed.proj(images).flatten(2).transpose(1, 2)
-    z = torch.cat([model.cls_token.expand(len(images), -1, -1), z], 1) + model.pos_embed
-    z = torch.cat([torch.zeros(len(images), registers, z.shape[2], dtype=z.dtype), z], 1)
-    attentions, tokens = [], []
-    for index, block in enumerate(model.blocks):
-        chosen = [neuron for at, neuron in neurons if at == index]
-        q, k, v = (
-            part.unflatten(-1, (block.attn.num_heads, -1)).transpose(1, 2)
-            for part in block.attn.qkv(block.norm1(z)).chunk(3, -1)
-        )
-        attentions.append((q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1))
-        z = z + block.attn.proj((attentions[-1] @ v).transpose(1, 2).flatten(2))
-        hidden = F.gelu(block.mlp.fc1(block.norm2(z)))
-        if chosen:
-            with torch.no_grad():
-                moved = torch.stack([moved_in_loops(each, chosen, registers, patches) for each in hidden])
-                sources = hidden[:, registers + 1 :].abs().argmax(1)  # (B, H)
-            differentiable = hidden.clone()
-            for neuron in chosen:
-                on_patches = hidden[:, registers + 1 :, neuron]
-                largest = on_patches.gather(1, sources[:, neuron, None])
-                left = 0 * on_patches if patches == "zero" else 0 * on_patches + on_patches.mean(1, keepdim=True)
-                column = torch.cat(
-                    [largest.expand(-1, registers), hidden[:, registers : registers + 1, neuron], left], 1
-                )
-                differentiable[:, :, neuron] = column
-            exact(differentiable.detach(), moved)
-            hidden = differentiable
-        z = z + block.mlp.fc2(hidden)
-        tokens.append(z)
-    return model.head(model.norm(z)[:, registers]), attentions, tokens
 
 
 @pytest.fixture
@@ -148,18 +97,8 @@ def test_a_neuron_that_fires_negatively_is_found(planted, images):
     assert find_register_neurons(planted, images, top=1, factor=0.01) == [NEURON]
 
 
-TAKE_BLOCKS_APART = {
-    METHODS[name] for name in ("caap", "gem", "text-span", "transformer-attribution", "partial-lrp", "lrp")
-}
-"""Methods that run parts of the model by themselves, which know nothing of the registers."""
-
-
 @pytest.mark.parametrize("method_class", METHODS.values())
 def test_every_method(planted, images, method_class):
-    if method_class in TAKE_BLOCKS_APART:
-        with pytest.raises(TypeError, match=f"must take a model as a whole, got {re.escape(method_class.name)}"):
-            TestTimeRegisters(method_class(planted), NEURONS)
-        return
     wrapped = TestTimeRegisters(method_class(planted), NEURONS)
     together = wrapped.attribute_targets(images, [1, 0])
     assert together.shape == (3, 2, 1, 4, 6)
@@ -252,8 +191,23 @@ def test_prompts_changed_later_are_explained():
     classifier.set_embeddings(random_gradient(3, 24, seed=1), ["a cat", "a dog", "a bird"])
     images = random_images(2, size)
     exact(wrapped.attribute(images, target="a bird"), wrapped.attribute(images, target=2))
-    with pytest.raises(TypeError, match="must bring no other view of the model, got Background Suppression"):
-        TestTimeRegisters(BackgroundSuppression(CheferCAM(classifier), embedding=random_gradient(24)), [(0, 1)])
+    with pytest.raises(TypeError, match="must bring no registers of its own, got Test-time Registers"):
+        TestTimeRegisters(LibraGrad(wrapped), [(0, 1)])
+
+
+def test_background_is_suppressed_inside_and_outside():
+    model, size = tiny_models()["open_clip_vit"]()
+    classifier, empty = PromptClassifier(model, embeddings=random_gradient(2, 24)), random_gradient(24, seed=3)
+    inside = TestTimeRegisters(BackgroundSuppression(CheferCAM(classifier), embedding=empty), [(0, 1)])
+    outside = BackgroundSuppression(TestTimeRegisters(CheferCAM(classifier), [(0, 1)]), embedding=empty)
+    classifier.set_embeddings(random_gradient(3, 24, seed=1), ["a cat", "a dog", "a bird"])
+    images = random_images(2, size)
+    extended = PromptClassifier(model, embeddings=torch.cat([random_gradient(3, 24, seed=1), empty[None]]))
+    maps = TestTimeRegisters(CheferCAM(extended), [(0, 1)]).attribute_targets(images, [2, 3]).flatten(2)
+    expected = suppress_background(maps[:, :1], maps[:, 1]).unflatten(2, (1, size[0] // 16, -1))
+    exact(inside.attribute_targets(images, ["a bird"]), expected)
+    exact(outside.attribute_targets(images, ["a bird"]), expected)
+    assert (expected == 0).any()
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,6 @@ class RelevanceAttribution(ViTAttribution):
 
     class_specific = True
     has_own_rules = True
-    allows_registers = False
 
     def __init__(self, model: nn.Module, rules: RuleSet, dtype: torch.dtype) -> None:
         super().__init__(model)

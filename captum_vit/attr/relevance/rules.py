@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from captum_vit.adapters.registers import moved_activations
 from captum_vit.attr.relevance.call import Call, Rule, carries, halved_product, passes, proportional, with_rule
 from captum_vit.attr.relevance.propagation import add_rule, alpha_beta_rule, bounded_rule, stabilise
 from captum_vit.attr.rules.registration import check_rule, check_subject, shown
@@ -149,6 +150,7 @@ _RULES: dict[Any, Rule] = _table(
     ("__getitem__ select narrow index_select gather", _indexed),
     ("dropout dropout1d dropout2d alpha_dropout", _as_gradient),
 )
+_RULES[moved_activations] = proportional
 
 CONSTANT = frozenset(_functions("zeros_like ones_like empty_like full_like new_zeros new_ones new_empty new_full"))
 """Functions that read no value of the tensor that they are given."""

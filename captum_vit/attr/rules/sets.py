@@ -35,9 +35,9 @@ _VIEWS = """
     movedim moveaxis expand expand_as broadcast_to repeat repeat_interleave tile unsqueeze squeeze unbind chunk split
     tensor_split narrow select getitem setitem index_select gather take_along_dim masked_fill masked_fill_ where
     cat concat concatenate stack hstack vstack flip roll rot90 pad unfold fold pixel_shuffle pixel_unshuffle
-    clone contiguous copy_ to type type_as float double half bfloat16 cpu cuda alias requires_grad_
+    clone contiguous copy_ to type type_as float double half bfloat16 cpu cuda alias requires_grad_ moved_activations
 """
-"""Views, copies and selections."""
+"""Views, copies and selections, and the move of activations to registers."""
 
 _WINNERS = "relu relu_ leaky_relu leaky_relu_ prelu rrelu max_pool2d amax amin maximum minimum max min"
 """Piecewise linear through zero: input times gradient is the output."""

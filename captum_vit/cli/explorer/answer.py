@@ -14,6 +14,7 @@ from captum_vit.attr import METHODS, BlankMapError
 from captum_vit.cli.asking import classifier_of, names_in, question_of, unknown_words
 from captum_vit.cli.explorer.blocks import maps_by_block
 from captum_vit.cli.job import Explanation, Question, drawn, explained, prepared
+from captum_vit.evaluation.specs import Spec
 from captum_vit.zoo import LoadedModel, load_image
 
 __all__ = ["FORMATS", "MOST_TARGETS", "Answer", "Explorer", "RefusedError"]
@@ -133,7 +134,7 @@ class Explorer:
         if reads_texts and not prompts:
             raise RefusedError(f"Prompts: {model} compares images with texts and needs at least one.")
         targets = [] if reads_texts else asked
-        return question_of(loaded, classifier_of(loaded, prompts), [method], targets, bool(asked), self.device)
+        return question_of(loaded, classifier_of(loaded, prompts), [Spec(method)], targets, bool(asked), self.device)
 
     def _answer(self, question: Question, explanation: Explanation, opacity: float, by_block: bool) -> Answer:
         (name, method), (maps,) = next(iter(question.methods.items())), explanation.maps.values()
