@@ -17,14 +17,11 @@ from functools import cache, partial
 from math import isinf
 from pathlib import Path
 
+from costs import cost_rows, memory, models
 from papers import named, named_on, papers
 from torchmetrics import Metric
 
-from captum_vit import (
-    METHODS,
-    ViTAttribution,
-    metrics,
-)
+from captum_vit import METHODS, ViTAttribution, metrics
 from captum_vit.attr import WRAPPERS
 from captum_vit.cli.demonstration.scores import averaged
 from captum_vit.cli.demonstration.tables import counted, markdown_table, read_csv
@@ -77,6 +74,8 @@ def facts(name: str, method: type[ViTAttribution]) -> str:
         ["depends on the target", _yes(getattr(method, "class_specific", None))],
         ["can be negative", _yes(getattr(method, "signed", None))],
         ["cost of a map", method.passes],
+        ["memory", memory(method)],
+        ["supported models", models(method)],
         ["formula from", _linked(method.reference)],
     ]
     table = _table(["fact", "value"], [*facts_rows, ["options", _options(method) or "none"]])
@@ -319,6 +318,7 @@ def generated(page: Path) -> str:
         "demo": demo_table,
         "every-metric": every_metric,
         "methods": partial(method_table, page),
+        "costs": lambda: _table(["method", "memory", "models"], cost_rows()),
         "model-cards": model_cards,
         "dataset-kinds": dataset_kinds,
         "protocols": protocol_table,
