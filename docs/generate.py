@@ -17,6 +17,7 @@ from functools import cache, partial
 from math import isinf
 from pathlib import Path
 
+from costs import cost_rows, memory, models
 from papers import named, named_on, papers
 from torchmetrics import Metric
 from wrapper_tables import wrapped_calls, wrapped_methods
@@ -74,6 +75,8 @@ def facts(name: str, method: type[ViTAttribution]) -> str:
         ["depends on the target", _yes(getattr(method, "class_specific", None))],
         ["can be negative", _yes(getattr(method, "signed", None))],
         ["cost of a map", method.passes],
+        ["memory", memory(method)],
+        ["supported models", models(method)],
         ["formula from", _linked(method.reference)],
     ]
     table = _table(["fact", "value"], [*facts_rows, ["options", _options(method) or "none"]])
@@ -316,6 +319,7 @@ def generated(page: Path) -> str:
         "demo": demo_table,
         "every-metric": every_metric,
         "methods": partial(method_table, page),
+        "costs": lambda: _table(["method", "memory", "models"], cost_rows()),
         "model-cards": model_cards,
         "dataset-kinds": dataset_kinds,
         "protocols": protocol_table,

@@ -18,7 +18,7 @@ from models import randomise
 from open_clip.coca_model import CoCa
 from open_clip.tokenizer import HFTokenizer, bytes_to_unicode
 from timm.models.vision_transformer import VisionTransformer
-from tokenizers import Tokenizer, pre_tokenizers, processors
+from tokenizers import Tokenizer, decoders, pre_tokenizers, processors
 from tokenizers.models import Unigram
 from torch import Tensor, nn
 from transformers import (
@@ -187,7 +187,7 @@ def siglip_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     """A unigram tokenizer as SigLIP's: it ends each text with ``</s>`` and gives no attention mask."""
     scores = [(token, -float(1 + index / 100)) for index, token in enumerate(_SIGLIP_VOCABULARY)]
     tokenizer = Tokenizer(Unigram(scores, unk_id=2))
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
     tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
     path = folder / "siglip.json"
     tokenizer.save(str(path))

@@ -14,7 +14,8 @@ from transformers import PreTrainedTokenizerBase
 
 from captum_vit.adapters.base import Adapter, Pooling
 from captum_vit.adapters.branch import AttentionBranch
-from captum_vit.adapters.prompts import TextImageTower, marks, word_tokens
+from captum_vit.adapters.prompts import TextImageTower
+from captum_vit.adapters.words import PromptWord, marks, prompt_words
 
 __all__ = [
     "BeitAdapter",
@@ -254,9 +255,9 @@ class _HuggingFaceTower(TextImageTower, HuggingFaceAdapter):
     def forward(self, images: Tensor) -> Tensor:
         return _embedding(self.model.get_image_features(pixel_values=images, **self._size_arguments()))
 
-    def prompt_tokens(self, tokenizer: Any, prompt: str) -> dict[int, str]:
+    def prompt_words(self, tokenizer: Any, prompt: str) -> list[PromptWord]:
         tokenizer = self._checked_tokenizer(tokenizer)
-        return word_tokens(tokenizer(prompt)["input_ids"], tokenizer, *marks(tokenizer))
+        return prompt_words(tokenizer(prompt)["input_ids"], tokenizer, *marks(tokenizer))
 
     def _checked_tokenizer(self, tokenizer: Any) -> PreTrainedTokenizerBase:
         tokenizer = getattr(tokenizer, "tokenizer", tokenizer)  # of a processor

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from captum_vit.adapters.branch import AttentionBranch
-from captum_vit.adapters.prompts import TextImageTower, marks, word_tokens
+from captum_vit.adapters.prompts import TextImageTower
 from captum_vit.adapters.registry import find_adapter
+from captum_vit.adapters.words import PromptWord, marks, prompt_words
 
 __all__ = ["OpenCLIPTimmTower", "OpenCLIPTower", "open_clip_tower"]
 
@@ -71,16 +72,16 @@ class _OpenCLIP(TextImageTower):
         embeddings: Tensor = self.model.encode_text(tokens[:-1].to(device), normalize=False)
         return embeddings
 
-    def prompt_tokens(self, tokenizer: Any, prompt: str) -> dict[int, str]:
+    def prompt_words(self, tokenizer: Any, prompt: str) -> list[PromptWord]:
         ids = tokenizer([prompt])[0].tolist()
         if isinstance(tokenizer, open_clip.SimpleTokenizer):
-            return word_tokens(ids, tokenizer, {tokenizer.sot_token_id}, {tokenizer.eot_token_id})
+            return prompt_words(ids, tokenizer, {tokenizer.sot_token_id}, {tokenizer.eot_token_id})
         inner = getattr(tokenizer, "tokenizer", None)
         if not isinstance(inner, PreTrainedTokenizerBase):
             raise TypeError(
                 f"tokenizer must be open_clip.get_tokenizer(...) for {self.family}, got {type(tokenizer).__name__}."
             )
-        return word_tokens(ids, inner, *marks(inner))
+        return prompt_words(ids, inner, *marks(inner))
 
 
 class OpenCLIPTower(_OpenCLIP):

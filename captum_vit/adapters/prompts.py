@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from captum_vit.adapters.base import Adapter
 from captum_vit.adapters.branch import AttentionBranch
 from captum_vit.adapters.registry import check_state, find_adapter
+from captum_vit.adapters.words import PromptWord
 
 __all__ = ["PromptClassifier", "Template", "TextImageTower"]
 
@@ -35,8 +36,8 @@ class TextImageTower(Adapter):
         """
 
     @abstractmethod
-    def prompt_tokens(self, tokenizer: Any, prompt: str) -> dict[int, str]:
-        """The tokens of a prompt that stand for its words: their places in the sequence, and their texts.
+    def prompt_words(self, tokenizer: Any, prompt: str) -> list[PromptWord]:
+        """The words of a prompt, in their order, with their tokens.
 
         Raises:
             TypeError: a tokenizer of another library.
@@ -169,7 +170,7 @@ class PromptClassifier(Adapter):
             RuntimeError: the same.
         """
         names = _checked_prompts(prompts)
-        self._set(self.encode(names, self.template), names)
+        self._set(self.encode(names, self.template), names, are_texts=True)
 
     def set_embeddings(self, embeddings: Tensor, names: Sequence[str] | None = None) -> None:
         """Replaces the prompts by ready-made embeddings (K, E), with names or numbered.
@@ -190,7 +191,7 @@ class PromptClassifier(Adapter):
             raise ValueError(f"prompts must name each of the {len(embeddings)} embeddings, got {len(checked)} names.")
         # A tensor made in inference mode could not take part in a graph later.
         with torch.inference_mode(False), torch.no_grad():
-            self._set(F.normalize(embeddings, dim=-1), checked)
+            self._set(F.normalize(embeddings, dim=-1), checked, are_texts=False)
 
     def encode(self, prompts: Sequence[str], template: Template | Sequence[Template] = "{}") -> Tensor:
         """Unit embeddings (K, E) of texts, filled into a template or averaged over several.
@@ -214,6 +215,21 @@ class PromptClassifier(Adapter):
                 for each in templates
             ]
             return F.normalize(torch.stack(per_template).mean(0), dim=-1)
+
+    def prompt_text(self, index: int) -> str:
+        """The text whose embedding an output has: its prompt, filled into the template.
+
+        Raises:
+            ValueError: no such output, several templates, whose embeddings are averaged, or given embeddings, whose
+                prompts are names only.
+        """
+        if not 0 <= index < self.num_outputs:
+            raise ValueError(f"prompt must be a text or in [0, {self.num_outputs - 1}], got {index}.")
+        templates = _checked_templates(self.template)
+        if len(templates) > 1 or not self._prompts_are_texts:
+            why = f"there are {len(templates)} templates" if self._prompts_are_texts else "embeddings were given"
+            raise ValueError(f"prompt must be a text, got {index}: no single text is behind an output, because {why}.")
+        return _filled(templates[0], self.prompts[index])
 
     def with_extra(self, embedding: Tensor) -> PromptClassifier:
         """A classifier on the same model with one more, unnamed output, for an embedding of shape (E,)."""
@@ -294,32 +310,10 @@ class PromptClassifier(Adapter):
         own: float = getattr(self.tower, name)() if isinstance(self.tower, TextImageTower) else without_text
         return own
 
-    def _set(self, embeddings: Tensor, names: tuple[str, ...]) -> None:
-        self._prompts = names
+    def _set(self, embeddings: Tensor, names: tuple[str, ...], *, are_texts: bool) -> None:
+        self._prompts, self._prompts_are_texts = names, are_texts
         self.num_outputs = len(names)
         self.register_buffer("embeddings", embeddings, persistent=False)
-
-
-def word_tokens(ids: Sequence[int], tokenizer: Any, begin: set[int | None], end: set[int | None]) -> dict[int, str]:
-    """The tokens between the mark of the beginning, if there is one, and the first mark of the end.
-
-    Args:
-        ids: token ids of one text.
-        tokenizer: decodes a list of ids.
-        begin: ids that stand before a text.
-        end: ids that stand after it, and padding.
-    """
-    first = int(ids[0] in begin)
-    last = next((place for place in range(first, len(ids)) if ids[place] in end), len(ids))
-    return {place: tokenizer.decode([ids[place]]).strip(" ▁") for place in range(first, last)}
-
-
-def marks(tokenizer: Any) -> tuple[set[int | None], set[int | None]]:
-    """What a Hugging Face tokenizer may put before a text, and after it."""
-    return (
-        {tokenizer.bos_token_id, tokenizer.cls_token_id},
-        {tokenizer.eos_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id},
-    )
 
 
 def _checked_number(name: str, choice: float | Literal["model"]) -> float | Literal["model"]:

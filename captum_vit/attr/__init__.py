@@ -18,17 +18,19 @@ from captum_vit.attr.gem import GEM, self_self_attention
 from captum_vit.attr.gmar import GMAR, gmar, gmar_head_norms, gmar_rollout
 from captum_vit.attr.grad_cam import GradCAM, grad_cam
 from captum_vit.attr.grad_cam_plus_plus import GradCAMPlusPlus, grad_cam_plus_plus
-from captum_vit.attr.grad_eclip import GradECLIP, TextAttribution, grad_eclip
+from captum_vit.attr.grad_eclip import GradECLIP, grad_eclip
 from captum_vit.attr.gradient_rollout import GradientRollout, gradient_rollout
 from captum_vit.attr.hires_cam import HiResCAM, hires_cam
 from captum_vit.attr.layer_cam import LayerCAM, layer_cam
 from captum_vit.attr.legrad import LeGrad, legrad
 from captum_vit.attr.libragrad import LibraGrad, libragrad
 from captum_vit.attr.masked_sinks import MaskedSinks, find_sinks, replace_sinks
+from captum_vit.attr.needs import Need
 from captum_vit.attr.raw_attention import RawAttention, raw_attention
 from captum_vit.attr.recipro_cam import ReciproCAM, reciprocal_masks
 from captum_vit.attr.registers import TestTimeRegisters, find_register_neurons
 from captum_vit.attr.relevance import LRP, PartialLRP, TransformerAttribution
+from captum_vit.attr.text_attribution import TextAttribution
 from captum_vit.attr.text_span import Contributions, TextSpan, direct_effects
 from captum_vit.attr.token_tm import TokenTM, token_tm, transformation_weights
 from captum_vit.attr.transition_attention_maps import TransitionAttentionMaps, transition_attention_maps
@@ -61,6 +63,7 @@ __all__ = [
     "LeGrad",
     "LibraGrad",
     "MaskedSinks",
+    "Need",
     "PartialLRP",
     "RawAttention",
     "ReciproCAM",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -11,11 +11,13 @@ from captum_vit.adapters.attention import AttentionLike, query_chunks, rows_of, 
 from captum_vit.adapters.capture import trace_last
 from captum_vit.attr.base import ViTAttribution
 from captum_vit.attr.gradients import attention_gradients
+from captum_vit.attr.options import checked_choice
 from captum_vit.attr.rows import head_sums
 
 __all__ = ["AttentionCAM", "GradientMean", "attention_cam"]
 
 GradientMean = Literal["map", "row"]
+_GRADIENT_MEANS: tuple[GradientMean, ...] = get_args(GradientMean)
 
 
 def attention_cam(
@@ -54,17 +56,12 @@ def attention_cam(
         LeGrad, arXiv:2404.03214, appendix B.2, eq. 11, where the mean divides by n² without the class token; here by
         the number of entries, which rescales the map only.
     """
-    _check_gradient_mean(gradient_mean)
+    checked_choice("gradient_mean", gradient_mean, _GRADIENT_MEANS)
     if gradient_mean == "map":
         weights = head_sums(gradient, lambda rows: rows) / (gradient.shape[2] * gradient.shape[3])
     else:
         weights = _pooled_row(gradient, start)[..., num_prefix_tokens:].mean(-1)
     return (weights[..., None] * _pooled_row(attention, start)).sum(1)
-
-
-def _check_gradient_mean(gradient_mean: GradientMean) -> None:
-    if gradient_mean not in ("map", "row"):
-        raise ValueError(f"gradient_mean must be 'map' or 'row', got {gradient_mean!r}.")
 
 
 def _pooled_row(attention: AttentionLike, start: Tensor | None) -> Tensor:
@@ -94,12 +91,12 @@ class AttentionCAM(ViTAttribution):
     class_specific = True
     signed = True
     passes = "1 forward + 1 backward"
+    memory = "the graph behind the last attention"
     reference = "arXiv:2404.03214, eq. 11"
 
     def __init__(self, model: nn.Module, *, gradient_mean: GradientMean = "map") -> None:
         super().__init__(model)
-        _check_gradient_mean(gradient_mean)
-        self.gradient_mean: GradientMean = gradient_mean
+        self.gradient_mean = checked_choice("gradient_mean", gradient_mean, _GRADIENT_MEANS)
 
     def _relevance(self, images: Tensor, targets: Tensor) -> Tensor:
         adapter = self.forward_func

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from captum_vit.adapters.attention import AttentionLike, propagate, start_row
 from captum_vit.adapters.capture import trace
 from captum_vit.attr.base import ViTAttribution
 from captum_vit.attr.gradients import attention_gradients
+from captum_vit.attr.options import checked_choice, checked_switch
 from captum_vit.attr.rows import pad_prefix
 
 __all__ = ["AttentionGuidedCAM", "attention_guided_cam"]
@@ -87,10 +88,8 @@ def attention_guided_cam(
 
 
 def _check_fusions(head_fusion: GuidedFusion, block_fusion: BlockFusion) -> None:
-    if head_fusion not in _HEAD_FUSIONS:
-        raise ValueError(f"head_fusion must be one of {', '.join(_HEAD_FUSIONS)}, got {head_fusion!r}.")
-    if block_fusion not in ("sum", "mean"):
-        raise ValueError(f"block_fusion must be 'sum' or 'mean', got {block_fusion!r}.")
+    checked_choice("head_fusion", head_fusion, _HEAD_FUSIONS)
+    checked_choice("block_fusion", block_fusion, get_args(BlockFusion))
 
 
 class AttentionGuidedCAM(ViTAttribution):
@@ -125,7 +124,7 @@ class AttentionGuidedCAM(ViTAttribution):
         super().__init__(model)
         _check_fusions(head_fusion, block_fusion)
         self.head_fusion, self.block_fusion = head_fusion, block_fusion
-        self.through_attention = through_attention
+        self.through_attention = checked_switch("through_attention", through_attention)
 
     def _relevance(self, images: Tensor, targets: Tensor) -> Tensor:
         adapter = self.forward_func

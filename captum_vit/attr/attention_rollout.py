@@ -99,6 +99,7 @@ class AttentionRollout(ViTAttribution):
         start_block: first block that takes part; negative counts from the last.
 
     Raises:
+        TypeError: an option of another type.
         ValueError: an option outside its range.
     """
 
@@ -106,6 +107,7 @@ class AttentionRollout(ViTAttribution):
     class_specific = False
     signed = False
     passes = "1 forward"
+    memory = "query and key of all blocks, no graph"
     reference = "arXiv:2005.00928, section 3"
 
     def __init__(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -12,12 +11,14 @@ from captum_vit.adapters import attention
 from captum_vit.adapters.capture import trace
 from captum_vit.attr.base import ViTAttribution
 from captum_vit.attr.gradients import target_gradients
+from captum_vit.attr.options import checked_choice, checked_number
 from captum_vit.attr.rules import ATTN_LRP, LIBRA, BackwardRules
 from captum_vit.attr.rules.linear import LinearRules
 
 __all__ = ["AttnLRP"]
 
 Variant = Literal["attnlrp", "cp-lrp"]
+_VARIANTS: tuple[Variant, ...] = get_args(Variant)
 
 
 class AttnLRP(ViTAttribution):
@@ -40,10 +41,12 @@ class AttnLRP(ViTAttribution):
             gradient.
         gamma: γ of the linear layers, except the projections of an attention: how much more a contribution counts that
             has the sign of its sum. Maps without it are noisy; above 0 each of these layers takes about twice the time.
+            `captum_vit.evaluation.choose_gamma` finds this pair by how faithful maps of your own images are.
         patch_gamma: γ of the patch embedding.
         epsilon: ε of the same layers: relevance that a sum close to zero keeps for itself.
 
     Raises:
+        TypeError: an option of another type.
         ValueError: an option outside its range.
     """
 
@@ -53,6 +56,7 @@ class AttnLRP(ViTAttribution):
     pixel_level = True
     has_own_rules = True
     passes = "1 forward + 1 backward"
+    memory = "the graph from the images on"
     reference = "arXiv:2402.05602, section 3"
 
     def __init__(
@@ -65,13 +69,10 @@ class AttnLRP(ViTAttribution):
         epsilon: float = 0.0,
     ) -> None:
         super().__init__(model)
-        if variant not in ("attnlrp", "cp-lrp"):
-            raise ValueError(f"variant must be 'attnlrp' or 'cp-lrp', got {variant!r}.")
-        for name, value in (("gamma", gamma), ("patch_gamma", patch_gamma), ("epsilon", epsilon)):
-            if not 0 <= value < math.inf:
-                raise ValueError(f"{name} must be finite and at least 0, got {value}.")
-        self.variant: Variant = variant
-        self.gamma, self.patch_gamma, self.epsilon = gamma, patch_gamma, epsilon
+        self.variant = checked_choice("variant", variant, _VARIANTS)
+        self.gamma = checked_number("gamma", gamma, 0)
+        self.patch_gamma = checked_number("patch_gamma", patch_gamma, 0)
+        self.epsilon = checked_number("epsilon", epsilon, 0)
 
     @property
     def multiplies_by_inputs(self) -> bool:

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from captum_vit.adapters.prompts import PromptClassifier
 from captum_vit.attr.base import ViTAttribution
+from captum_vit.attr.needs import Need
+from captum_vit.attr.options import OptionTypeError, checked_number
 from captum_vit.attr.wrapper import MethodWrapper
 
 __all__ = ["BackgroundSuppression", "suppress_background"]
@@ -53,8 +55,8 @@ class BackgroundSuppression(MethodWrapper):
         threshold: in [0, 1]; at 1 nothing is suppressed.
 
     Raises:
-        TypeError: no method of this package, one that does not explain prompts, or a classifier without a tokenizer and
-            no ``embedding``.
+        TypeError: no method of this package, one that does not explain prompts, a classifier without a tokenizer and
+            no ``embedding``, or an option of another type.
         ValueError: a threshold outside its range, an embedding of the wrong shape, not finite or zero.
 
     Example:
@@ -71,6 +73,7 @@ class BackgroundSuppression(MethodWrapper):
 
     name = "Background Suppression"
     passes = "those of the method, with one more target"
+    needs = (Need.PROMPTS,)
     reference = "arXiv:2404.03214, eq. 13"
 
     def __init__(
@@ -87,9 +90,11 @@ class BackgroundSuppression(MethodWrapper):
             raise TypeError(
                 f"method must explain a PromptClassifier, got {method.get_name()} on {method.forward_func.family}."
             )
-        if not 0 <= threshold <= 1:
-            raise ValueError(f"threshold must be in [0, 1], got {threshold}.")
-        self.threshold = threshold
+        self.threshold = checked_number("threshold", threshold, 0, 1)
+        if not isinstance(prompt, str):
+            raise OptionTypeError(f"prompt must be a text, got {prompt!r}.")
+        if embedding is not None and not isinstance(embedding, Tensor):
+            raise OptionTypeError(f"embedding must be a tensor (E,), got {embedding!r}.")
         self.embedding = classifier.encode([prompt])[0] if embedding is None else embedding
         self.prompt = prompt if embedding is None else None
         classifier.with_extra(self.embedding)  # refuses a wrong embedding now

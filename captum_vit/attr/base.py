@@ -6,7 +6,7 @@ import reprlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from inspect import signature
-from typing import Any, ClassVar, Literal, TypeAlias, overload
+from typing import Any, ClassVar, Literal, TypeAlias, get_args, overload
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from captum_vit.adapters.base import Adapter
 from captum_vit.adapters.registry import adapt, check_state
+from captum_vit.attr.needs import Need
+from captum_vit.attr.options import checked_choice, checked_integer
 from captum_vit.attr.targets import Target, Targets, shared_targets, single_targets
 
 __all__ = ["BlankMapError", "Resolution", "ViTAttribution", "upsample"]
@@ -60,6 +62,10 @@ class ViTAttribution(Attribution, ABC):
     """Whether relevance can be negative."""
     passes: ClassVar[str]
     """What one map costs."""
+    memory: ClassVar[str] = "the graph of all blocks"
+    """What is held at a time, with the default options."""
+    needs: ClassVar[tuple[Need, ...]] = (Need.FUSED_ATTENTION, Need.SHARES)
+    """What it needs of a model, with the default options; see `model_needs` for what follows from other facts."""
     reference: ClassVar[str]
     """Where the formula comes from."""
     pixel_level: bool = False
@@ -100,6 +106,15 @@ class ViTAttribution(Attribution, ABC):
             return value.ndim == 0 and value.item() == default
         counted_from_the_end = default == -1 and value == len(self.forward_func.blocks) - 1
         return bool(value == default) or counted_from_the_end
+
+    @classmethod
+    def model_needs(cls) -> tuple[Need, ...]:
+        """What it needs of a model, beside an adapter; one that lacks any of it is refused.
+
+        A method of pixels starts at the logit, so that the shares of tokens in the pooled vector do not matter to it.
+        """
+        needs = [each for each in cls.needs if not (cls.pixel_level and each is Need.SHARES)]
+        return (*needs, Need.RULES) if cls.has_own_rules else tuple(needs)
 
     @classmethod
     def why_unsupported(cls, model: nn.Module) -> str | None:
@@ -180,8 +195,7 @@ class ViTAttribution(Attribution, ABC):
         if additional_forward_args is not None:
             raise ValueError("additional_forward_args must be None: a vision transformer takes images only.")
         images = only_tensor(inputs)
-        if resolution not in ("input", "patch"):
-            raise ValueError(f"resolution must be 'input' or 'patch', got {resolution!r}.")
+        checked_choice("resolution", resolution, get_args(Resolution))
         attribution = self._maps(
             images,
             lambda: single_targets(target, self.forward_func, len(images), optional=not self.class_specific),
@@ -253,16 +267,14 @@ class ViTAttribution(Attribution, ABC):
         relevance_of: Callable[[Tensor, Tensor], Tensor],
     ) -> tuple[Tensor, Tensor]:
         """Checks everything and runs ``relevance_of`` in batches; returns what it gives, (B, T, …), and the targets."""
-        if internal_batch_size is not None and internal_batch_size < 1:
-            raise ValueError(f"internal_batch_size must be at least 1, got {internal_batch_size}.")
         adapter = self.forward_func
         adapter.check_images(images)
+        step = checked_batch_size(internal_batch_size, len(images))
         check_state(adapter)
         targets = resolve().to(images.device)
         with torch.inference_mode(False), torch.no_grad():
             images = images.clone() if images.is_inference() else images.detach()
             targets = targets.clone() if targets.is_inference() else targets
-            step = internal_batch_size or len(images)
             parts = [relevance_of(*batch) for batch in zip(images.split(step), targets.split(step), strict=True)]
             return torch.cat(parts), targets
 
@@ -289,6 +301,16 @@ class ViTAttribution(Attribution, ABC):
                 "are zero does that (torchvision's untrained ViT), and so does an output that no token changes"
             )
         return "no relevance arrives at the patch tokens"
+
+
+def checked_batch_size(internal_batch_size: int | None, batch: int) -> int:
+    """How many of the images run at a time: all by default.
+
+    Raises:
+        TypeError: no integer.
+        ValueError: below 1.
+    """
+    return batch if internal_batch_size is None else checked_integer("internal_batch_size", internal_batch_size, 1)
 
 
 def _shown(value: Any) -> str:

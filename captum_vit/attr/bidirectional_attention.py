@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -21,11 +20,13 @@ from captum_vit.adapters.capture import stream_blocks, trace, trace_readout
 from captum_vit.adapters.parts import block_parts
 from captum_vit.attr.base import ViTAttribution
 from captum_vit.attr.gradients import attention_gradients
+from captum_vit.attr.options import checked_choice, checked_integer
 from captum_vit.attr.rows import checked_start_block, pad_prefix
 
 __all__ = ["BidirectionalAttention", "bidirectional_attention", "head_importance"]
 
 Approximation = Literal["head", "token"]
+_APPROXIMATIONS: tuple[Approximation, ...] = get_args(Approximation)
 
 
 def head_importance(attention: AttentionLike, gradient: AttentionLike) -> Tensor:
@@ -124,11 +125,12 @@ class BidirectionalAttention(ViTAttribution):
         steps: images from zeros to the image, both included, over which the last map's gradient is averaged.
         start_block: first block that takes part in perception; negative counts from the last. By default, as in the
             authors' code for 12 blocks, the fourth of them ("head") or the sixth ("token"), in proportion for others.
-        steps_at_once: steps in one forward pass; more need more memory and give the same map.
+        steps_per_batch: steps that run at a time, for each of the images; more need more memory and give the same map.
 
     Raises:
-        TypeError: with "token", blocks without a norm before the attention and one before the MLP.
-        ValueError: no such approximation or block, fewer than two steps, or fewer than one at once.
+        TypeError: an option of another type; with "token", blocks without a norm before the attention and one before
+            the MLP.
+        ValueError: no such approximation or block, fewer than two steps, or fewer than one at a time.
     """
 
     name = "Bidirectional Attention"
@@ -144,22 +146,17 @@ class BidirectionalAttention(ViTAttribution):
         approximation: Approximation = "head",
         steps: int = 20,
         start_block: int | None = None,
-        steps_at_once: int = 5,
+        steps_per_batch: int = 5,
     ) -> None:
         super().__init__(model)
-        if approximation not in ("head", "token"):
-            raise ValueError(f"approximation must be 'head' or 'token', got {approximation!r}.")
-        if operator.index(steps) < 2:
-            raise ValueError(f"steps must be at least 2, got {steps}.")
-        if operator.index(steps_at_once) < 1:
-            raise ValueError(f"steps_at_once must be at least 1, got {steps_at_once}.")
+        self.approximation = checked_choice("approximation", approximation, _APPROXIMATIONS)
+        self.steps = checked_integer("steps", steps, 2)
+        self.steps_per_batch = checked_integer("steps_per_batch", steps_per_batch, 1)
         depth = len(self.forward_func.blocks)
         if approximation == "token":
             for index in range(depth):
                 self.forward_func.block_norms(index)
-        self.approximation: Approximation = approximation
         self.start_block = self._first_block() if start_block is None else checked_start_block(start_block, depth)
-        self.steps, self.steps_at_once = operator.index(steps), operator.index(steps_at_once)
 
     def _first_block(self) -> int:
         """The authors' choice."""
@@ -220,7 +217,7 @@ class BidirectionalAttention(ViTAttribution):
                 totals[target] = totals[target] + found if target in totals else found
 
         alphas = torch.linspace(0, 1, self.steps, dtype=images.dtype, device=images.device)
-        for some in alphas.split(self.steps_at_once):
+        for some in alphas.split(self.steps_per_batch):
             scaled = (some[:, None, None, None, None] * images).flatten(0, 1)
             stream_blocks(adapter, scaled, visit, [len(adapter.blocks) - 1])
         return [totals[target] for target in range(targets.shape[1])]

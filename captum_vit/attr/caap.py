@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import operator
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from captum_vit.adapters.capture import checked_logits
 from captum_vit.adapters.entries import BlockEntries, watch_entries
 from captum_vit.attr.base import ViTAttribution
-from captum_vit.attr.perturbed import checked_masks_per_batch, perturbed_scores
+from captum_vit.attr.needs import Need
+from captum_vit.attr.options import checked_blocks, checked_choice, checked_integer, checked_number
+from captum_vit.attr.perturbed import perturbed_scores
 
 __all__ = ["CAAP", "neighbourhoods"]
 
@@ -43,14 +45,14 @@ def neighbourhoods(grid: tuple[int, int], radius: int = 0) -> Tensor:
 class CAAP(ViTAttribution):
     """How the target's logit moves when a patch's inner tokens are patched into the run of a neutral image.
 
-    In a range of middle blocks, the patch tokens of a region that enter each block are replaced by those of the image,
-    while everything else goes on from the neutral image (``direction="insert"``), or the other way round ("remove").
-    Blocks before the range run once for all regions.
+    In some middle blocks, the patch tokens of a region that enter each block are replaced by those of the image, while
+    everything else goes on from the neutral image (``direction="insert"``), or the other way round ("remove").
+    Blocks before the first of them run once for all regions.
 
     Args:
         model: see `ViTAttribution`.
-        blocks: first block of the range and the one after its last, negative from the last; the middle third by
-            default.
+        blocks: indices of the blocks at whose entry tokens are replaced, negative from the last; the middle third by
+            default, ``range(4, 8)`` of 12.
         baseline: the neutral image: a number for all of it, or a tensor (C, H, W), in the units of preprocessed images.
         direction: "insert" puts the image's tokens into the neutral run and takes the gain; "remove" puts neutral
             tokens into the image's run and takes the loss.
@@ -58,7 +60,7 @@ class CAAP(ViTAttribution):
         masks_per_batch: how many regions, of all images together, run at a time.
 
     Raises:
-        TypeError: blocks that are no pair of integers.
+        TypeError: blocks that are no list of integers, or an option of another type.
         ValueError: an option outside its range.
     """
 
@@ -66,30 +68,27 @@ class CAAP(ViTAttribution):
     class_specific = True
     signed = True
     passes = "1 forward of the image and of the baseline + the blocks from the middle on once a patch"
+    memory = "no graph; 64 copies in one block"
+    needs = (Need.CHAIN,)
     reference = "arXiv:2603.13652, abstract"
 
     def __init__(
         self,
         model: nn.Module,
         *,
-        blocks: tuple[int, int] | None = None,
+        blocks: Sequence[int] | None = None,
         baseline: float | Tensor = 0.0,
         direction: Direction = "insert",
         radius: int = 0,
         masks_per_batch: int = 64,
     ) -> None:
         super().__init__(model)
-        if direction not in ("insert", "remove"):
-            raise ValueError(f"direction must be 'insert' or 'remove', got {direction!r}.")
-        if operator.index(radius) < 0:
-            raise ValueError(f"radius must be at least 0, got {radius}.")
-        self.baseline = torch.as_tensor(baseline).detach()
-        if not self.baseline.isfinite().all():
-            raise ValueError(f"baseline must be finite, got {baseline}.")
-        self.blocks = _checked_range(blocks, len(self.forward_func.blocks))
-        self.direction: Direction = direction
-        self.radius = radius
-        self.masks_per_batch = checked_masks_per_batch(masks_per_batch)
+        depth = len(self.forward_func.blocks)
+        self.blocks = checked_blocks("blocks", _middle_third(depth) if blocks is None else blocks, depth)
+        self.baseline = _checked_baseline(baseline)
+        self.direction: Direction = checked_choice("direction", direction, get_args(Direction))
+        self.radius = checked_integer("radius", radius, 0)
+        self.masks_per_batch = checked_integer("masks_per_batch", masks_per_batch, 1)
 
     def _relevance(self, images: Tensor, targets: Tensor) -> Tensor:
         adapter = self.forward_func
@@ -100,11 +99,11 @@ class CAAP(ViTAttribution):
         regions = torch.cat([regions.new_zeros(len(regions), adapter.num_prefix_tokens), regions], 1)  # (gh·gw, N)
         inserts = self.direction == "insert"
         source, host = (clean, neutral) if inserts else (neutral, clean)
-        start, end = self.blocks
+        start = self.blocks[0]
 
         def run(image: Tensor, region: Tensor) -> Tensor:
             def patched(index: int, tokens: Tensor) -> Tensor:
-                if index >= end:
+                if index not in self.blocks:
                     return tokens
                 return torch.where(regions[region, :, None], source.tokens[index][image], tokens)
 
@@ -115,7 +114,7 @@ class CAAP(ViTAttribution):
         return scores - unpatched if inserts else unpatched - scores
 
     def _resolved_defaults(self) -> dict[str, Any]:
-        return {"blocks": _checked_range(None, len(self.forward_func.blocks))}
+        return {"blocks": list(_middle_third(len(self.forward_func.blocks)))}
 
     def _run(self, images: Tensor) -> tuple[BlockEntries, Tensor]:
         adapter = self.forward_func
@@ -136,13 +135,15 @@ class CAAP(ViTAttribution):
         )
 
 
-def _checked_range(blocks: tuple[int, int] | None, depth: int) -> tuple[int, int]:
-    """First block and the one after the last, from 0."""
-    if blocks is None:
-        return depth // 3, max(depth // 3 + 1, 2 * depth // 3)
-    if not isinstance(blocks, (tuple, list)) or len(blocks) != 2:
-        raise TypeError(f"blocks must be a pair (first, one after the last), got {blocks!r}.")
-    start, end = (operator.index(each) + depth * (each < 0) for each in blocks)
-    if not 0 <= start < end <= depth:
-        raise ValueError(f"blocks must be a range within [0, {depth}] that holds a block, got {tuple(blocks)}.")
-    return start, end
+def _middle_third(depth: int) -> range:
+    """The blocks of the middle third, one at least."""
+    return range(depth // 3, max(depth // 3 + 1, 2 * depth // 3))
+
+
+def _checked_baseline(baseline: float | Tensor) -> Tensor:
+    """The neutral image, or a tensor without dimensions."""
+    if not isinstance(baseline, Tensor):
+        return torch.as_tensor(checked_number("baseline", baseline))
+    if not baseline.isfinite().all():
+        raise ValueError("baseline must be finite, got NaN or infinity in it.")
+    return baseline.detach()

@@ -76,6 +76,7 @@ class CheferCAM(ViTAttribution):
             notebook takes the last one only (-1).
 
     Raises:
+        TypeError: no integer.
         ValueError: no such block.
     """
 

@@ -51,6 +51,11 @@ class FlowNetwork:
             tokens=tokens,
         )
 
+    @property
+    def sinks_at_once(self) -> int:
+        """How many sinks one call of the solver takes when the whole network is searched."""
+        return max(1, _EDGES_PER_CALL // len(self.tails))
+
     def flows(self, sinks: NDArray[np.int64]) -> NDArray[np.float64]:
         """The maximum flow to each sink (S,).
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,8 @@ from captum_vit.adapters.branch import InDtype
 from captum_vit.adapters.capture import stream_blocks
 from captum_vit.adapters.prompts import PromptClassifier
 from captum_vit.attr.base import ViTAttribution
+from captum_vit.attr.needs import Need
+from captum_vit.attr.options import checked_integer, checked_number
 
 __all__ = ["GEM", "Projection", "self_self_attention"]
 
@@ -51,7 +53,7 @@ def self_self_attention(
     References:
         arXiv:2312.00878, section 4.
     """
-    _check_iterations(iterations)
+    checked_integer("iterations", iterations, 0)
     if not projections:
         raise ValueError("projections must hold at least one tensor, got none.")
     tau = torch.as_tensor(temperature, dtype=value.dtype, device=value.device).reshape(-1, 1, 1, 1)
@@ -64,9 +66,11 @@ def self_self_attention(
     return torch.stack(outputs).mean(0)
 
 
-def _check_iterations(iterations: int) -> None:
-    if iterations < 0:
-        raise ValueError(f"iterations must be at least 0, got {iterations}.")
+def _checked_projections(projections: Sequence[Projection]) -> tuple[Projection, ...]:
+    known: tuple[Projection, ...] = get_args(Projection)
+    if not isinstance(projections, (list, tuple)) or not projections or any(each not in known for each in projections):
+        raise ValueError(f"projections must be a list of some of {', '.join(map(repr, known))}, got {projections!r}.")
+    return tuple(projections)
 
 
 class GEM(ViTAttribution):
@@ -85,7 +89,7 @@ class GEM(ViTAttribution):
         projections: which of "query", "key" and "value" attend to themselves; the mean is taken.
 
     Raises:
-        TypeError: blocks of another kind.
+        TypeError: blocks of another kind, or an option of another type.
         ValueError: an option outside its range.
     """
 
@@ -93,6 +97,8 @@ class GEM(ViTAttribution):
     class_specific = True
     signed = True
     passes = "1 forward"
+    memory = "one attention, no graph"
+    needs = (Need.FUSED_ATTENTION, Need.PRE_NORM)
     reference = "arXiv:2312.00878, section 4"
 
     def __init__(
@@ -106,17 +112,11 @@ class GEM(ViTAttribution):
     ) -> None:
         super().__init__(model)
         depth = len(self.forward_func.blocks)
-        taken = min(_NUM_BLOCKS, depth) if num_blocks is None else num_blocks
-        if not 1 <= taken <= depth:
-            raise ValueError(f"num_blocks must be in [1, {depth}], got {num_blocks}.")
-        _check_iterations(iterations)
-        if temperature is not None and not 0 < temperature < float("inf"):
-            raise ValueError(f"temperature must be finite and above 0, got {temperature}.")
-        known = ("query", "key", "value")
-        if not projections or not set(projections) <= set(known):
-            raise ValueError(f"projections must be among {known}, got {projections!r}.")
+        taken = min(_NUM_BLOCKS, depth) if num_blocks is None else checked_integer("num_blocks", num_blocks, 1, depth)
         self.blocks = range(depth - taken, depth)
-        self.iterations, self.temperature, self.projections = iterations, temperature, tuple(projections)
+        self.iterations = checked_integer("iterations", iterations, 0)
+        self.temperature = None if temperature is None else checked_number("temperature", temperature, 0, above=True)
+        self.projections = _checked_projections(projections)
         for index in self.blocks:
             self.forward_func.attention_branch(index)
 

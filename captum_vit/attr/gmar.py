@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from captum_vit.adapters.attention import AttentionLike, propagate, start_row
 from captum_vit.adapters.capture import trace
 from captum_vit.attr.base import ViTAttribution
 from captum_vit.attr.gradients import attention_gradients
+from captum_vit.attr.options import checked_choice, checked_number
 from captum_vit.attr.rows import head_sums, pad_prefix
 
 __all__ = ["GMAR", "gmar", "gmar_head_norms", "gmar_rollout"]
@@ -148,14 +149,10 @@ def gmar(
 def _check_options(
     *, norm: Norm = "l1", weight_scope: WeightScope = "block", residual: float = 0.0, form: Form = "recursion"
 ) -> None:
-    if norm not in ("l1", "l2"):
-        raise ValueError(f"norm must be 'l1' or 'l2', got {norm!r}.")
-    if weight_scope not in ("block", "model"):
-        raise ValueError(f"weight_scope must be 'block' or 'model', got {weight_scope!r}.")
-    if not 0 <= residual < float("inf"):
-        raise ValueError(f"residual must be finite and at least 0, got {residual}.")
-    if form not in ("recursion", "product"):
-        raise ValueError(f"form must be 'recursion' or 'product', got {form!r}.")
+    checked_choice("norm", norm, get_args(Norm))
+    checked_choice("weight_scope", weight_scope, get_args(WeightScope))
+    checked_number("residual", residual, 0)
+    checked_choice("form", form, get_args(Form))
 
 
 def _weighted_heads(row: Tensor, attention: AttentionLike, weights: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from captum_vit.adapters.tokens import TokenPlace
+from captum_vit.attr.options import checked_switch
 from captum_vit.attr.token_cam import Block, TokenCAM
 
 __all__ = ["GradCAM", "grad_cam"]
@@ -47,12 +48,12 @@ class GradCAM(TokenCAM):
         model: see `ViTAttribution`.
         block: index of the block, negative from the last, or "all" for the mean of the maps of all blocks.
         tokens: "norm" for the output of the block's first norm, "block" for the block's own output.
-        class_token: whether the prefix tokens (class, distillation and register tokens) take part in the mean of the
+        count_prefix: whether the prefix tokens (class, distillation and register tokens) take part in the mean of the
             gradient.
         relu: whether negative relevance of a block's map is dropped, as in the paper.
 
     Raises:
-        TypeError: a block that is no integer.
+        TypeError: an option of another type.
         ValueError: no such block, or another place.
     """
 
@@ -65,12 +66,12 @@ class GradCAM(TokenCAM):
         *,
         block: Block = -1,
         tokens: TokenPlace = "norm",
-        class_token: bool = False,
+        count_prefix: bool = False,
         relu: bool = False,
     ) -> None:
         super().__init__(model, block=block, tokens=tokens, relu=relu)
-        self.class_token = class_token
+        self.count_prefix = checked_switch("count_prefix", count_prefix)
 
     def _block_map(self, tokens: Tensor, gradient: Tensor) -> Tensor:
-        left_out = 0 if self.class_token else self.forward_func.num_prefix_tokens
+        left_out = 0 if self.count_prefix else self.forward_func.num_prefix_tokens
         return grad_cam(tokens, gradient, num_prefix_tokens=left_out, relu=self.relu)

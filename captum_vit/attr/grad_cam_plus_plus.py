@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from math import isfinite
-
 from torch import Tensor, nn
 
 from captum_vit.adapters.tokens import TokenPlace
+from captum_vit.attr.options import checked_number, checked_switch
 from captum_vit.attr.token_cam import Block, TokenCAM
 
 __all__ = ["GradCAMPlusPlus", "grad_cam_plus_plus"]
@@ -44,7 +43,7 @@ def grad_cam_plus_plus(
         arXiv:1710.11063, eq. 18-19, for the derivatives of the exponential of the logit, whose positive factor changes
         the scale of the map only.
     """
-    _check_stabiliser(stabiliser)
+    checked_number("stabiliser", stabiliser, 0)
     counted = gradient[:, num_prefix_tokens:]
     total = tokens[:, num_prefix_tokens:].sum(1, keepdim=True)  # (B, 1, D)
     square, positive = counted**2, counted.clamp(min=0)
@@ -55,11 +54,6 @@ def grad_cam_plus_plus(
     return relevance.clamp(min=0) if relu else relevance
 
 
-def _check_stabiliser(stabiliser: float) -> None:
-    if not (isfinite(stabiliser) and stabiliser >= 0):
-        raise ValueError(f"stabiliser must be finite and at least 0, got {stabiliser}.")
-
-
 class GradCAMPlusPlus(TokenCAM):
     """The tokens of a block, each of their dimensions weighted by its positive gradients, small regions counting more.
 
@@ -67,13 +61,13 @@ class GradCAMPlusPlus(TokenCAM):
         model: see `ViTAttribution`.
         block: index of the block, negative from the last, or "all" for the mean of the maps of all blocks.
         tokens: "norm" for the output of the block's first norm, "block" for the block's own output.
-        class_token: whether the prefix tokens (class, distillation and register tokens) take part in the sums over
+        count_prefix: whether the prefix tokens (class, distillation and register tokens) take part in the sums over
             tokens.
         stabiliser: see `grad_cam_plus_plus`.
         relu: whether negative relevance of a block's map is dropped, as in the paper.
 
     Raises:
-        TypeError: a block that is no integer.
+        TypeError: an option of another type.
         ValueError: no such block, another place, or a stabiliser out of range.
     """
 
@@ -86,16 +80,16 @@ class GradCAMPlusPlus(TokenCAM):
         *,
         block: Block = -1,
         tokens: TokenPlace = "norm",
-        class_token: bool = False,
+        count_prefix: bool = False,
         stabiliser: float = 0.0,
         relu: bool = False,
     ) -> None:
         super().__init__(model, block=block, tokens=tokens, relu=relu)
-        _check_stabiliser(stabiliser)
-        self.class_token, self.stabiliser = class_token, stabiliser
+        self.count_prefix = checked_switch("count_prefix", count_prefix)
+        self.stabiliser = checked_number("stabiliser", stabiliser, 0)
 
     def _block_map(self, tokens: Tensor, gradient: Tensor) -> Tensor:
-        left_out = 0 if self.class_token else self.forward_func.num_prefix_tokens
+        left_out = 0 if self.count_prefix else self.forward_func.num_prefix_tokens
         return grad_cam_plus_plus(
             tokens, gradient, num_prefix_tokens=left_out, stabiliser=self.stabiliser, relu=self.relu
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import TypeAlias, overload
 
 import torch
 import torch.nn.functional as F
@@ -14,8 +14,13 @@ from captum_vit.adapters.prompts import PromptClassifier, TextImageTower
 from captum_vit.adapters.registry import check_state
 from captum_vit.attr.base import ViTAttribution, only_tensor
 from captum_vit.attr.gradients import attention_gradients
+from captum_vit.attr.options import checked_integer, checked_switch, is_integer
+from captum_vit.attr.text_attribution import TextAttribution
 
-__all__ = ["GradECLIP", "TextAttribution", "grad_eclip", "loosened_attention"]
+__all__ = ["GradECLIP", "Prompts", "grad_eclip", "loosened_attention"]
+
+Prompts: TypeAlias = list[str] | list[int] | list[str | int] | tuple[str | int, ...]
+"""Texts, or indices of a classifier's own prompts."""
 
 
 def loosened_attention(query: Tensor, key: Tensor, counted: Tensor | None = None) -> LazyMap:
@@ -83,19 +88,6 @@ def grad_eclip(
     return propagate(row, maps, lambda _, rows, *weights: rows.sum(1) * (weights[0][:, 0] if weights else 1.0))
 
 
-@dataclass(frozen=True, eq=False)
-class TextAttribution:
-    """How much each token of a prompt counts.
-
-    Attributes:
-        tokens: the prompt's tokens as texts, in their order, without marks and padding.
-        relevance: (B, n), one number for each image and token.
-    """
-
-    tokens: tuple[str, ...]
-    relevance: Tensor
-
-
 class GradECLIP(ViTAttribution):
     """The gradient at the pooled token's last attention output, projected on each patch's value, by its likeness to it.
 
@@ -109,18 +101,22 @@ class GradECLIP(ViTAttribution):
         spatial_weight: False leaves the likeness out, the paper's ablation.
         relu: whether negative relevance is dropped at the end, as the paper does. By default the map stays signed: one
             that is negative everywhere would be blank.
+
+    Raises:
+        TypeError: a switch that is neither True nor False.
     """
 
     name = "Grad-ECLIP"
     class_specific = True
     signed = True
     passes = "1 forward + 1 backward through the last block"
+    memory = "the graph of the last block"
     reference = "arXiv:2502.18816, section 3"
 
     def __init__(self, model: nn.Module, *, spatial_weight: bool = True, relu: bool = False) -> None:
         super().__init__(model)
-        self.spatial_weight = spatial_weight
-        self.relu = relu
+        self.spatial_weight = checked_switch("spatial_weight", spatial_weight)
+        self.relu = checked_switch("relu", relu)
         self.signed = not relu
 
     def _relevance(self, images: Tensor, targets: Tensor) -> Tensor:
@@ -142,58 +138,80 @@ class GradECLIP(ViTAttribution):
         stream_blocks(adapter, images, visit, last, gradients=adapter.pooling != "attention")
         return torch.stack(relevance, 1)  # (B, T, N)
 
+    @overload
     def attribute_text(
-        self, inputs: Tensor | tuple[Tensor, ...], prompt: str, *, num_blocks: int | None = None
-    ) -> TextAttribution:
+        self, inputs: Tensor | tuple[Tensor, ...], prompt: str | int, *, num_blocks: int | None = None
+    ) -> TextAttribution: ...
+
+    @overload
+    def attribute_text(
+        self, inputs: Tensor | tuple[Tensor, ...], prompt: Prompts, *, num_blocks: int | None = None
+    ) -> list[TextAttribution]: ...
+
+    def attribute_text(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        prompt: str | int | Prompts,
+        *,
+        num_blocks: int | None = None,
+    ) -> TextAttribution | list[TextAttribution]:
         """Which words of a prompt make it fit the images.
 
         Args:
             inputs: see `attribute`.
-            prompt: any text, encoded as it stands, without the classifier's template.
+            prompt: any text, encoded as it stands, without the classifier's template; or the index of one of the
+                classifier's own prompts, filled into its template as it is there; or a list of these.
             num_blocks: how many of the text tower's last blocks are summed; 8, as in the authors' notebook, or all
                 of fewer by default.
 
         Returns:
-            The tokens and, for each image, the relevance of each. The score is the prompt's logit.
+            The words and tokens and, for each image, the relevance of each; a list of that for a list. The score is the
+            prompt's logit.
 
         Raises:
             TypeError: a model without a text tower or a classifier without its tokenizer, a prompt that is no text.
-            ValueError: an empty prompt, one that is longer than the model reads, or a number of blocks that the text
-                tower does not have.
+            ValueError: an empty prompt or list, a prompt that is longer than the model reads, the index of no prompt or
+                of one that is no single text, or a number of blocks that the text tower does not have.
             RuntimeError: training mode, or attention that can't be captured.
             BlankMapError: relevance that would be zero for every token of an image, or not finite.
         """
         images = only_tensor(inputs)
         classifier, tower = self._with_text()
-        if not isinstance(prompt, str):
-            raise TypeError(f"prompt must be a text, got {type(prompt).__name__}.")
-        if not prompt.strip():
-            raise ValueError(f"prompt must not be empty, got {prompt!r}.")
+        given = prompt if isinstance(prompt, (list, tuple)) else [prompt]
+        texts = [_text_of(each, classifier) for each in given]
+        if not texts:
+            raise ValueError("prompt must hold at least one text, got none.")
         classifier.check_images(images)
         check_state(classifier)
         with torch.inference_mode(False), torch.no_grad():
             images = images.clone() if images.is_inference() else images.detach()
-            words = tower.prompt_tokens(classifier.tokenizer, prompt)
-            relevance = self._of_text(classifier, tower, images, prompt, num_blocks)
-            relevance = self._positive(relevance[:, list(words)])
-            self._refuse_blank(relevance[:, None, None, None])
-        return TextAttribution(tuple(words.values()), relevance)
+            embeddings = self.forward_func.view_of(tower)(images)  # (B, E)
+            found = [self._words(classifier, tower, embeddings, text, num_blocks) for text in texts]
+        return found if isinstance(prompt, (list, tuple)) else found[0]
+
+    def _words(
+        self, classifier: PromptClassifier, tower: TextImageTower, images: Tensor, text: str, num_blocks: int | None
+    ) -> TextAttribution:
+        """The words of a text for images of the embeddings (B, E)."""
+        words = tower.prompt_words(classifier.tokenizer, text)
+        relevance = self._of_text(classifier, tower, images, text, num_blocks)
+        relevance = self._positive(relevance[:, [place for word in words for place in word.tokens]])
+        self._refuse_blank(relevance[:, None, None, None])
+        return TextAttribution(text, tuple(words), relevance)
 
     def _of_text(
-        self, classifier: PromptClassifier, tower: TextImageTower, images: Tensor, prompt: str, num_blocks: int | None
+        self, classifier: PromptClassifier, tower: TextImageTower, image: Tensor, prompt: str, num_blocks: int | None
     ) -> Tensor:
         """Relevance of all tokens of the text tower, (B, N)."""
-        image = self.forward_func.view_of(tower)(images)
         text, records = trace_calls(
-            tower, lambda: tower.encode_prompts(classifier.tokenizer, [prompt] * len(images))
+            tower, lambda: tower.encode_prompts(classifier.tokenizer, [prompt] * len(image))
         )  # (B, E)
         with torch.enable_grad():
             image = F.normalize(image, dim=-1) if classifier.normalize else image
             logits = (image * F.normalize(text, dim=-1)).sum(-1, keepdim=True) * classifier.scale  # (B, 1)
-        taken = min(8, len(records)) if num_blocks is None else num_blocks
-        if not 1 <= taken <= len(records):
-            raise ValueError(f"num_blocks must be in [1, {len(records)}], got {num_blocks}.")
-        first = torch.zeros(len(images), 1, dtype=torch.long, device=images.device)
+        depth = len(records)
+        taken = min(8, depth) if num_blocks is None else checked_integer("num_blocks", num_blocks, 1, depth)
+        first = torch.zeros(len(image), 1, dtype=torch.long, device=image.device)
         ((gradients, _),) = attention_gradients(logits, first, records[-taken:])
         read = gradients[-1].full().ne(0).any(3).any(1).any(0)  # (Q,): in the last block only the pooled token's query
         relevance = [
@@ -224,6 +242,22 @@ class GradECLIP(ViTAttribution):
         if adapter.tokenizer is None:
             raise TypeError("tokenizer must be given to PromptClassifier to explain the words of a prompt, got None.")
         return adapter, adapter.tower
+
+
+def _text_of(prompt: str | int, classifier: PromptClassifier) -> str:
+    """The text that is meant.
+
+    Raises:
+        TypeError: neither a text nor an integer.
+        ValueError: an empty text, or an index of no single text.
+    """
+    if not isinstance(prompt, str):
+        if not is_integer(prompt):
+            raise TypeError(f"prompt must be a text or the index of a prompt, got {prompt!r}.")
+        return classifier.prompt_text(int(prompt))
+    if not prompt.strip():
+        raise ValueError(f"prompt must not be empty, got {prompt!r}.")
+    return prompt
 
 
 def _seen(record: AttentionRecord, read: Tensor) -> Tensor:

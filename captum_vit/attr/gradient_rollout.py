@@ -11,6 +11,7 @@ from captum_vit.adapters.attention import AttentionLike, propagate, start_row
 from captum_vit.adapters.capture import trace
 from captum_vit.attr.base import ViTAttribution
 from captum_vit.attr.gradients import attention_gradients
+from captum_vit.attr.options import checked_switch
 from captum_vit.attr.rows import (
     HeadFusion,
     check_rollout_options,
@@ -110,6 +111,7 @@ class GradientRollout(ViTAttribution):
         start_block: first block that takes part; negative counts from the last.
 
     Raises:
+        TypeError: an option of another type.
         ValueError: an option outside its range.
     """
 
@@ -132,7 +134,7 @@ class GradientRollout(ViTAttribution):
         super().__init__(model)
         check_rollout_options(head_fusion, residual, discard_ratio)
         self.head_fusion, self.residual, self.discard_ratio = head_fusion, residual, discard_ratio
-        self.normalize = normalize
+        self.normalize = checked_switch("normalize", normalize)
         self.start_block = checked_start_block(start_block, len(self.forward_func.blocks))
 
     def _relevance(self, images: Tensor, targets: Tensor) -> Tensor:

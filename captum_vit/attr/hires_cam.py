@@ -44,7 +44,7 @@ class HiResCAM(TokenCAM):
         relu: whether negative relevance of a block's map is dropped.
 
     Raises:
-        TypeError: a block that is no integer.
+        TypeError: an option of another type.
         ValueError: no such block, or another place.
     """
 

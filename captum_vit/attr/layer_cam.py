@@ -45,7 +45,7 @@ class LayerCAM(TokenCAM):
         relu: whether negative relevance of a block's map is dropped, as in the paper.
 
     Raises:
-        TypeError: a block that is no integer.
+        TypeError: an option of another type.
         ValueError: no such block, or another place.
     """
 

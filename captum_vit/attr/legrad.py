@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +13,8 @@ from captum_vit.adapters.capture import stream_blocks, stream_tails, trace, trac
 from captum_vit.adapters.tail import BlockTail
 from captum_vit.attr.base import ViTAttribution, only_tensor
 from captum_vit.attr.gradients import attention_gradients, target_gradients
+from captum_vit.attr.needs import Need
+from captum_vit.attr.options import checked_blocks, checked_switch
 from captum_vit.attr.rules.mode import rules_apply
 from captum_vit.attr.targets import Target, single_targets
 
@@ -78,7 +79,7 @@ class LeGrad(ViTAttribution):
             poolers.
 
     Raises:
-        TypeError: blocks that are no list of integers.
+        TypeError: blocks that are no list of integers, or a switch that is neither True nor False.
         ValueError: no block, or one that does not exist.
     """
 
@@ -86,6 +87,8 @@ class LeGrad(ViTAttribution):
     class_specific = True
     signed = False
     passes = "1 forward + 1 backward, block by block"
+    memory = "the graph of one block"
+    needs = (Need.FUSED_ATTENTION,)
     reference = "arXiv:2404.03214, eq. 3-5, 7, 8"
 
     def __init__(
@@ -99,19 +102,11 @@ class LeGrad(ViTAttribution):
     ) -> None:
         super().__init__(model)
         depth = len(self.forward_func.blocks)
-        if isinstance(blocks, int):
-            raise TypeError(f"blocks must be a list of indices, got {blocks}; write [{blocks}].")
-        chosen = [operator.index(index) for index in (range(depth) if blocks is None else blocks)]
-        for index in chosen:
-            if not -depth <= index < depth:
-                raise ValueError(f"blocks must be in [{-depth}, {depth - 1}], got {index}.")
-        self.blocks = sorted({index % depth for index in chosen})
-        if not self.blocks:
-            raise ValueError("blocks must hold at least one index, got none.")
-        self.relu = relu
+        self.blocks = checked_blocks("blocks", range(depth) if blocks is None else blocks, depth)
+        self.relu = checked_switch("relu", relu)
         self.signed = not relu
-        self.per_block_readout = per_block_readout
-        self.final_norm = final_norm
+        self.per_block_readout = checked_switch("per_block_readout", per_block_readout)
+        self.final_norm = checked_switch("final_norm", final_norm)
 
     def _resolved_defaults(self) -> dict[str, Any]:
         return {"blocks": list(range(len(self.forward_func.blocks)))}

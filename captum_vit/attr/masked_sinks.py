@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -13,11 +12,13 @@ from torch import Tensor
 
 from captum_vit.adapters.tokens import trace_tokens
 from captum_vit.attr.base import ViTAttribution, only_tensor
+from captum_vit.attr.options import checked_block, checked_choice, checked_number
 from captum_vit.attr.wrapper import MethodWrapper
 
 __all__ = ["MaskedSinks", "find_sinks", "replace_sinks"]
 
 Replacement = Literal["zero", "mean", "minimum"]
+_REPLACEMENTS: tuple[Replacement, ...] = get_args(Replacement)
 
 
 def find_sinks(tokens: Tensor, *, factor: float = 3.0, threshold: float | None = None) -> Tensor:
@@ -66,8 +67,7 @@ def replace_sinks(relevance: Tensor, sinks: Tensor, replacement: Replacement = "
         >>> [replace_sinks(relevance, sinks, how)[0, 0, 0, 1].item() for how in ("zero", "mean", "minimum")]
         [0.0, 2.0, 1.0]
     """
-    if replacement not in ("zero", "mean", "minimum"):
-        raise ValueError(f"replacement must be 'zero', 'mean' or 'minimum', got {replacement!r}.")
+    checked_choice("replacement", replacement, _REPLACEMENTS)
     masked = sinks[:, None]
     if replacement == "zero":
         return relevance.masked_fill(masked, 0.0)
@@ -115,7 +115,7 @@ class MaskedSinks(MethodWrapper):
             map (see `replace_sinks`).
 
     Raises:
-        TypeError: no method of this package, a block that is no integer.
+        TypeError: no method of this package, or an option of another type.
         ValueError: no such block, a factor or threshold that is not positive, another replacement.
 
     Example:
@@ -131,6 +131,7 @@ class MaskedSinks(MethodWrapper):
 
     name = "Masked Sinks"
     passes = "those of the method, and 1 forward"
+    needs = ()
     reference = "arXiv:2309.16588, section 2.1"
 
     def __init__(
@@ -143,17 +144,10 @@ class MaskedSinks(MethodWrapper):
         replacement: Replacement = "zero",
     ) -> None:
         super().__init__(method)
-        depth = len(self.forward_func.blocks)
-        if not -depth <= operator.index(block) < depth:
-            raise ValueError(f"block must be in [{-depth}, {depth - 1}], got {block}.")
-        for label, number in (("factor", factor), ("threshold", threshold)):
-            if number is not None and not 0 < number < float("inf"):
-                raise ValueError(f"{label} must be finite and above 0, got {number}.")
-        if replacement not in ("zero", "mean", "minimum"):
-            raise ValueError(f"replacement must be 'zero', 'mean' or 'minimum', got {replacement!r}.")
-        self.block = operator.index(block) % depth
-        self.factor, self.threshold = factor, threshold
-        self.replacement: Replacement = replacement
+        self.block = checked_block("block", block, len(self.forward_func.blocks))
+        self.factor = checked_number("factor", factor, 0, above=True)
+        self.threshold = None if threshold is None else checked_number("threshold", threshold, 0, above=True)
+        self.replacement = checked_choice("replacement", replacement, _REPLACEMENTS)
 
     def sinks(self, inputs: Tensor | tuple[Tensor, ...], *, internal_batch_size: int | None = None) -> Tensor:
         """The patches whose relevance `attribute` replaces.

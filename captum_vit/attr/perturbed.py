@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from captum_vit.adapters import attention
 
-__all__ = ["checked_block", "checked_masks_per_batch", "perturbed_scores"]
+__all__ = ["perturbed_scores"]
 
 
 def perturbed_scores(targets: Tensor, copies: int, per_batch: int, run: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
@@ -33,26 +32,3 @@ def perturbed_scores(targets: Tensor, copies: int, per_batch: int, run: Callable
     ]
     scores: Tensor = torch.cat(parts).unflatten(0, (len(targets), copies)).transpose(1, 2)
     return scores
-
-
-def checked_masks_per_batch(masks_per_batch: int) -> int:
-    """The number itself.
-
-    Raises:
-        ValueError: below 1.
-    """
-    if masks_per_batch < 1:
-        raise ValueError(f"masks_per_batch must be at least 1, got {masks_per_batch}.")
-    return masks_per_batch
-
-
-def checked_block(block: int, depth: int) -> int:
-    """The index from 0.
-
-    Raises:
-        TypeError: no integer.
-        ValueError: no such block.
-    """
-    if not -depth <= operator.index(block) < depth:
-        raise ValueError(f"block must be in [{-depth}, {depth - 1}], got {block}.")
-    return operator.index(block) % depth

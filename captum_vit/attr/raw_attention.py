@@ -48,6 +48,7 @@ class RawAttention(ViTAttribution):
     class_specific = False
     signed = False
     passes = "1 forward"
+    memory = "query and key of one attention, no graph"
     reference = "arXiv:2404.03214, eq. 12"
 
     def _relevance(self, images: Tensor, targets: Tensor) -> Tensor:

@@ -8,7 +8,9 @@ from torch import Tensor, nn
 from captum_vit.adapters.entries import replaced_output, watch_entries
 from captum_vit.adapters.tokens import trace_tokens
 from captum_vit.attr.base import ViTAttribution
-from captum_vit.attr.perturbed import checked_block, checked_masks_per_batch, perturbed_scores
+from captum_vit.attr.needs import Need
+from captum_vit.attr.options import checked_block, checked_integer, checked_switch
+from captum_vit.attr.perturbed import perturbed_scores
 
 __all__ = ["ReciproCAM", "reciprocal_masks"]
 
@@ -58,11 +60,11 @@ class ReciproCAM(ViTAttribution):
         model: see `ViTAttribution`.
         block: index of the block, negative from the last.
         gaussian: see `reciprocal_masks`.
-        class_token: whether the prefix tokens (class, distillation and register tokens) are kept; False masks them.
+        keep_prefix: whether the prefix tokens (class, distillation and register tokens) are kept; False masks them.
         masks_per_batch: how many masks, of all images together, run at a time.
 
     Raises:
-        TypeError: a block that is no integer, or a model whose block has no first norm.
+        TypeError: an option of another type, or a model whose block has no first norm.
         ValueError: no such block, or no mask at a time.
     """
 
@@ -70,6 +72,8 @@ class ReciproCAM(ViTAttribution):
     class_specific = True
     signed = True
     passes = "1 forward + the last block once a patch"
+    memory = "no graph; 64 copies in one block"
+    needs = (Need.FIRST_NORM, Need.CHAIN)
     reference = "arXiv:2310.02588"
 
     def __init__(
@@ -78,11 +82,11 @@ class ReciproCAM(ViTAttribution):
         *,
         block: int = -1,
         gaussian: bool = True,
-        class_token: bool = True,
+        keep_prefix: bool = True,
         masks_per_batch: int = 64,
     ) -> None:
         super().__init__(model)
-        self.block = checked_block(block, len(self.forward_func.blocks))
+        self.block = checked_block("block", block, len(self.forward_func.blocks))
         try:
             self.forward_func.block_norm(self.block)
         except ValueError as error:
@@ -91,8 +95,9 @@ class ReciproCAM(ViTAttribution):
                 f"({self.forward_func.block_name(self.block)}) of {self.forward_func.family} has no module "
                 f"{self.forward_func.first_norm!r}. Set first_norm in the adapter."
             ) from error
-        self.gaussian, self.class_token = gaussian, class_token
-        self.masks_per_batch = checked_masks_per_batch(masks_per_batch)
+        self.gaussian = checked_switch("gaussian", gaussian)
+        self.keep_prefix = checked_switch("keep_prefix", keep_prefix)
+        self.masks_per_batch = checked_integer("masks_per_batch", masks_per_batch, 1)
 
     def _relevance(self, images: Tensor, targets: Tensor) -> Tensor:
         adapter = self.forward_func
@@ -115,7 +120,7 @@ class ReciproCAM(ViTAttribution):
         """What is left of every token, (gh·gw + 1, N); the last mask leaves no patch token."""
         patches = reciprocal_masks(grid, gaussian=self.gaussian)
         patches = torch.cat([patches, torch.zeros_like(patches[:1])])
-        prefix = torch.full((len(patches), self.forward_func.num_prefix_tokens), float(self.class_token))
+        prefix = torch.full((len(patches), self.forward_func.num_prefix_tokens), float(self.keep_prefix))
         return torch.cat([prefix, patches], 1)
 
     def _why_blank(self) -> str:

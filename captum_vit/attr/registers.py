@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterable
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from captum_vit.adapters.registers import LeftBehind, RegisterAdapter, neuron_pa
 from captum_vit.adapters.registry import adapt, check_state
 from captum_vit.attr.base import ViTAttribution
 from captum_vit.attr.masked_sinks import find_sinks
+from captum_vit.attr.options import OptionTypeError, checked_choice, checked_integer, is_integer
 from captum_vit.attr.wrapper import MethodWrapper
 
 __all__ = ["TestTimeRegisters", "find_register_neurons"]
@@ -131,22 +133,17 @@ class TestTimeRegisters(MethodWrapper):
             if isinstance(inside, TestTimeRegisters):
                 raise TypeError(f"method must bring no registers of its own, got {inside.name}.")
             inside = inside.method
-        if patches not in ("zero", "mean"):
-            raise ValueError(f"patches must be 'zero' or 'mean', got {patches!r}.")
-        if operator.index(registers) < 1:
-            raise ValueError(f"registers must be at least 1, got {registers}.")
-        self.neurons = sorted({(operator.index(block), operator.index(neuron)) for block, neuron in neurons})
-        if not self.neurons:
-            raise ValueError("neurons must hold at least one (block, neuron), got none.")
+        self.patches: LeftBehind = checked_choice("patches", patches, get_args(LeftBehind))
+        self.registers = checked_integer("registers", registers, 1)
+        self.neurons = _checked_neurons(neurons)
         depth = len(self.forward_func.blocks)
         chosen: dict[int, list[int]] = {}
         for block, neuron in self.neurons:
             if not 0 <= block < depth:
                 raise ValueError(f"neurons must be of blocks in [0, {depth - 1}], got {(block, neuron)}.")
             chosen.setdefault(block, []).append(neuron)
-        self.registers, self.patches = operator.index(registers), patches
         self.pixel_level = method.pixel_level
-        self.forward_func = RegisterAdapter(method.forward_func, chosen, self.registers, patches)
+        self.forward_func = RegisterAdapter(method.forward_func, chosen, self.registers, self.patches)
 
     def _maps(
         self,
@@ -159,3 +156,16 @@ class TestTimeRegisters(MethodWrapper):
     ) -> Tensor:
         """The method's maps of the model with registers."""
         return self._inside()._maps(images, resolve, internal_batch_size, relevance_of, folded=folded)
+
+
+def _checked_neurons(neurons: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The pairs of a block and a neuron, sorted, each once."""
+    if isinstance(neurons, str) or not isinstance(neurons, Iterable):
+        raise OptionTypeError(f"neurons must be pairs (block, neuron), got {neurons!r}.")
+    pairs = list(neurons)
+    for pair in pairs:
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not all(map(is_integer, pair)):
+            raise OptionTypeError(f"neurons must be pairs (block, neuron), got {pair!r} among them.")
+    if not pairs:
+        raise ValueError("neurons must hold at least one (block, neuron), got none.")
+    return sorted({(operator.index(block), operator.index(neuron)) for block, neuron in pairs})

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from captum_vit.adapters.attention import AttentionLike, head_groups, query_chunks, rows_of
+from captum_vit.attr.options import checked_block, checked_choice, checked_number
 
 __all__ = [
     "JOINS",
@@ -44,14 +45,12 @@ def check_rollout_options(head_fusion: HeadFusion, residual: float, discard_rati
     """Refuses what is out of range.
 
     Raises:
+        TypeError: no number.
         ValueError: another fusion, or a number outside its interval.
     """
-    if head_fusion not in _FUSIONS:
-        raise ValueError(f"head_fusion must be one of {', '.join(_FUSIONS)}, got {head_fusion!r}.")
-    if not 0 <= residual <= 1:
-        raise ValueError(f"residual must be in [0, 1], got {residual}.")
-    if not 0 <= discard_ratio < 1:
-        raise ValueError(f"discard_ratio must be in [0, 1), got {discard_ratio}.")
+    checked_choice("head_fusion", head_fusion, _FUSIONS)
+    checked_number("residual", residual, 0, 1)
+    checked_number("discard_ratio", discard_ratio, 0, 1, below=True)
 
 
 def fuse_heads(rows: Tensor, head_fusion: HeadFusion) -> Tensor:
@@ -111,8 +110,7 @@ def checked_start_block(start_block: int, num_blocks: int) -> int:
     """The index from 0 of the first block that takes part.
 
     Raises:
+        TypeError: no integer.
         ValueError: no such block.
     """
-    if not -num_blocks <= start_block < num_blocks:
-        raise ValueError(f"start_block must be in [{-num_blocks}, {num_blocks - 1}], got {start_block}.")
-    return start_block % num_blocks
+    return checked_block("start_block", start_block, num_blocks)

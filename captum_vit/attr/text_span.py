@@ -13,7 +13,9 @@ from captum_vit.adapters.branch import AttentionBranch, InDtype
 from captum_vit.adapters.capture import stream_blocks
 from captum_vit.adapters.prompts import PromptClassifier
 from captum_vit.adapters.registry import check_state
-from captum_vit.attr.base import ViTAttribution, only_tensor
+from captum_vit.attr.base import ViTAttribution, checked_batch_size, only_tensor
+from captum_vit.attr.needs import Need
+from captum_vit.attr.options import checked_switch
 
 __all__ = ["Contributions", "TextSpan", "direct_effects"]
 
@@ -92,18 +94,20 @@ class TextSpan(ViTAttribution):
         minus_mean: whether the mean over all prompts or classes is subtracted, as the authors do for segmentation.
 
     Raises:
-        TypeError: another pooling, another kind of block or of final norm.
+        TypeError: another pooling, another kind of block or of final norm, or a switch that is neither True nor False.
     """
 
     name = "TextSpan"
     class_specific = True
     signed = True
     passes = "1 forward"
+    memory = "the values of all blocks, no graph"
+    needs = (Need.FUSED_ATTENTION, Need.PRE_NORM, Need.CLASS_POOLING)
     reference = "arXiv:2310.05916, eq. 3-5 and section 5"
 
     def __init__(self, model: nn.Module, *, minus_mean: bool = False) -> None:
         super().__init__(model)
-        self.minus_mean = minus_mean
+        self.minus_mean = checked_switch("minus_mean", minus_mean)
         _pooled_token(self.name, self.forward_func)
         for index in range(len(self.forward_func.blocks)):
             self.forward_func.attention_branch(index)
@@ -132,7 +136,9 @@ class TextSpan(ViTAttribution):
         check_state(adapter)
         with torch.inference_mode(False), torch.no_grad():
             images = images.clone() if images.is_inference() else images.detach()
-            parts = [self._decompose(each) for each in images.split(internal_batch_size or len(images))]
+            parts = [
+                self._decompose(each) for each in images.split(checked_batch_size(internal_batch_size, len(images)))
+            ]
             return Contributions(*(torch.cat(each).movedim(1, -1) for each in zip(*parts, strict=True)))
 
     def _relevance(self, images: Tensor, targets: Tensor) -> Tensor:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import operator
 from abc import abstractmethod
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +11,8 @@ from torch import Tensor, nn
 from captum_vit.adapters.tokens import TokenPlace, trace_tokens
 from captum_vit.attr.base import ViTAttribution
 from captum_vit.attr.gradients import token_gradients
+from captum_vit.attr.needs import Need
+from captum_vit.attr.options import checked_block, checked_choice, checked_switch
 
 __all__ = ["Block", "TokenCAM"]
 
@@ -28,21 +29,21 @@ class TokenCAM(ViTAttribution):
         relu: whether negative relevance of a block's map is dropped.
 
     Raises:
-        TypeError: a block that is no integer.
+        TypeError: an option of another type.
         ValueError: no such block, or another place.
     """
 
     class_specific = True
     signed = True
     passes = "1 forward + 1 backward"
+    memory = "the graph from its block on"
+    needs = (Need.FIRST_NORM,)
 
     def __init__(self, model: nn.Module, *, block: Block = -1, tokens: TokenPlace = "norm", relu: bool = False) -> None:
         super().__init__(model)
-        if tokens not in ("norm", "block"):
-            raise ValueError(f"tokens must be 'norm' or 'block', got {tokens!r}.")
         self.blocks = _checked_blocks(block, len(self.forward_func.blocks))
-        self.tokens: TokenPlace = tokens
-        self.relu = relu
+        self.tokens: TokenPlace = checked_choice("tokens", tokens, get_args(TokenPlace))
+        self.relu = checked_switch("relu", relu)
         self.signed = not relu
 
     @property
@@ -75,10 +76,6 @@ class TokenCAM(ViTAttribution):
 
 def _checked_blocks(block: Block, depth: int) -> list[int]:
     """The indices from 0 that ``block`` stands for."""
-    if block == "all":
+    if isinstance(block, str) and block == "all":
         return list(range(depth))
-    if isinstance(block, str):
-        raise ValueError(f"block must be an index or 'all', got {block!r}.")
-    if not -depth <= operator.index(block) < depth:
-        raise ValueError(f"block must be in [{-depth}, {depth - 1}] or 'all', got {block}.")
-    return [operator.index(block) % depth]
+    return [checked_block("block", block, depth, also=" or 'all'")]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -14,11 +14,14 @@ from captum_vit.adapters.capture import trace
 from captum_vit.adapters.parts import BlockParts, block_parts
 from captum_vit.attr.base import ViTAttribution
 from captum_vit.attr.gradients import attention_gradients
+from captum_vit.attr.needs import Need
+from captum_vit.attr.options import checked_choice
 from captum_vit.attr.rows import pad_prefix
 
 __all__ = ["TokenTM", "token_tm", "transformation_weights"]
 
 Transformed = Literal["added", "stream"]
+_TRANSFORMED: tuple[Transformed, ...] = get_args(Transformed)
 
 
 def transformation_weights(before: Tensor, after: Tensor) -> Tensor:
@@ -118,15 +121,14 @@ class TokenTM(ViTAttribution):
     class_specific = True
     signed = False
     passes = "1 forward + 1 backward, and 3 forward for the transformation"
+    needs = (Need.FUSED_ATTENTION, Need.SHARES, Need.BOTH_NORMS)
     reference = "arXiv:2403.14552, as reimplemented for arXiv:2411.16760"
 
     def __init__(self, model: nn.Module, *, transformed: Transformed = "added") -> None:
         super().__init__(model)
-        if transformed not in ("added", "stream"):
-            raise ValueError(f"transformed must be 'added' or 'stream', got {transformed!r}.")
+        self.transformed = checked_choice("transformed", transformed, _TRANSFORMED)
         for index in range(len(self.forward_func.blocks)):
             self.forward_func.block_norms(index)
-        self.transformed: Transformed = transformed
 
     def _relevance(self, images: Tensor, targets: Tensor) -> Tensor:
         adapter = self.forward_func

@@ -12,6 +12,7 @@ from captum_vit.adapters.attention import AttentionLike, AttentionRecord, LazyMa
 from captum_vit.adapters.capture import stream_blocks, trace, trace_readout
 from captum_vit.attr.base import ViTAttribution
 from captum_vit.attr.gradients import target_gradients
+from captum_vit.attr.options import checked_integer
 from captum_vit.attr.rows import checked_start_block, pad_prefix
 
 __all__ = ["TransitionAttentionMaps", "transition_attention_maps"]
@@ -74,9 +75,10 @@ class TransitionAttentionMaps(ViTAttribution):
             other.
         steps: images of the integral, from black to the image itself, both included; 1 takes the image's own gradient
             (the authors' ``with_integral=False``). Black is zero in the units of preprocessed images.
-        steps_per_batch: how many of them run at a time, for all images together.
+        steps_per_batch: steps that run at a time, for each of the images; more need more memory and give the same map.
 
     Raises:
+        TypeError: an option that is no integer.
         ValueError: no such block, or no step.
     """
 
@@ -84,15 +86,14 @@ class TransitionAttentionMaps(ViTAttribution):
     class_specific = True
     signed = False
     passes = "1 forward + 20 of forward and backward to the last attention"
+    memory = "the graph of one block's end, for 10 steps"
     reference = "openreview:TT-cf6QSDaQ"
 
     def __init__(self, model: nn.Module, *, start_block: int = 0, steps: int = 20, steps_per_batch: int = 10) -> None:
         super().__init__(model)
-        for name, value in (("steps", steps), ("steps_per_batch", steps_per_batch)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}.")
+        self.steps = checked_integer("steps", steps, 1)
+        self.steps_per_batch = checked_integer("steps_per_batch", steps_per_batch, 1)
         self.start_block = checked_start_block(start_block, len(self.forward_func.blocks))
-        self.steps, self.steps_per_batch = steps, steps_per_batch
 
     def _relevance(self, images: Tensor, targets: Tensor) -> Tensor:
         traced = trace(self.forward_func, images)

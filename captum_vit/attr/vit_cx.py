@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,8 @@ from captum_vit.adapters import attention
 from captum_vit.adapters.capture import checked_logits
 from captum_vit.adapters.tokens import TokenPlace, trace_tokens
 from captum_vit.attr.base import ViTAttribution, only_tensor, upsample
-from captum_vit.attr.perturbed import checked_block, checked_masks_per_batch
+from captum_vit.attr.needs import Need
+from captum_vit.attr.options import checked_block, checked_choice, checked_integer, checked_number
 from captum_vit.attr.targets import Target, single_targets
 
 __all__ = ["ViTCX", "cluster_masks", "coverage"]
@@ -106,7 +107,7 @@ class ViTCX(ViTAttribution):
         masks_per_batch: how many masked images run at a time.
 
     Raises:
-        TypeError: a block that is no integer, or probabilities of a model with one output, which are always 1.
+        TypeError: an option of another type, or probabilities of a model with one output, which are always 1.
         ValueError: an option outside its range.
     """
 
@@ -114,6 +115,8 @@ class ViTCX(ViTAttribution):
     class_specific = True
     signed = True
     passes = "1 forward + 2 forward for each of tens of masks"
+    memory = "no graph; 64 masked images"
+    needs = (Need.FIRST_NORM, Need.OUTPUTS)
     reference = "arXiv:2211.03064"
 
     def __init__(
@@ -129,24 +132,18 @@ class ViTCX(ViTAttribution):
         masks_per_batch: int = 64,
     ) -> None:
         super().__init__(model)
-        if tokens not in ("norm", "block"):
-            raise ValueError(f"tokens must be 'norm' or 'block', got {tokens!r}.")
-        if not 0 <= distance <= 1:
-            raise ValueError(f"distance must be in [0, 1], got {distance}.")
-        if not 0 <= noise < float("inf"):
-            raise ValueError(f"noise must be finite and at least 0, got {noise}.")
-        if score not in ("probability", "logit"):
-            raise ValueError(f"score must be 'probability' or 'logit', got {score!r}.")
+        self.tokens: TokenPlace = checked_choice("tokens", tokens, get_args(TokenPlace))
+        self.score: Score = checked_choice("score", score, get_args(Score))
         if score == "probability" and self.forward_func.num_outputs == 1:
             raise TypeError(
                 f"{self.forward_func.family} has one output, whose softmax is 1 for every image; take score='logit'."
             )
-        self.block = checked_block(block, len(self.forward_func.blocks))
-        self.tokens: TokenPlace = tokens
-        self.distance, self.noise, self.seed = distance, noise, seed
-        self.score: Score = score
-        self.signed = noise > 0 or score == "logit"
-        self.masks_per_batch = checked_masks_per_batch(masks_per_batch)
+        self.block = checked_block("block", block, len(self.forward_func.blocks))
+        self.distance = checked_number("distance", distance, 0, 1)
+        self.noise = checked_number("noise", noise, 0)
+        self.seed = checked_integer("seed", seed, 0, 2**64 - 1)
+        self.signed = self.noise > 0 or score == "logit"
+        self.masks_per_batch = checked_integer("masks_per_batch", masks_per_batch, 1)
 
     def attribute_pixels(
         self, inputs: Tensor | tuple[Tensor, ...], target: Target = None, *, internal_batch_size: int | None = None

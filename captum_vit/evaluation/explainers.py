@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from captum_vit.adapters import Adapter
 from captum_vit.attr import METHODS, WRAPPERS, BlankMapError, ViTAttribution, upsample
+from captum_vit.attr.options import OptionTypeError
 from captum_vit.attr.wrapper import MethodWrapper
 from captum_vit.evaluation.specs import Spec, parse_spec, unknown
 from captum_vit.evaluation.subject import Subject
@@ -216,6 +217,8 @@ def _built(spec: Spec, subject: Subject) -> tuple[Attribution, dict[str, Any]]:
         raise ValueError(f"options of {spec.name} must be among {_names(accepted, takes, kind)}, got {wrong[0]!r}.")
     try:
         return kind(explained, **construct), options
+    except OptionTypeError as error:
+        raise ValueError(str(error)) from error
     except (TypeError, NotImplementedError) as error:
         raise UnsupportedMethodError(str(error)) from error
 

@@ -1,3 +1,4 @@
+import time
 import warnings
 from fractions import Fraction
 
@@ -131,13 +132,62 @@ def test_calls_that_are_split_give_the_same_flows(monkeypatch):
     exact(attention_flow(attentions), whole)
 
 
-def test_many_tokens_are_warned_of_with_the_time_they_take():
-    attention = [random_attention(1, 1, 9, 9)]
-    with pytest.warns(UserWarning, match=r"9 maximum-flow problems on a graph of 9 tokens a layer, about \d+ s in all"):
-        attention_flow(attention, warn_above=8)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        attention_flow(attention, warn_above=9)
+@pytest.fixture
+def clock(monkeypatch):
+    """Seconds that pass in the solver: ``clock(sink)`` for each problem, and none elsewhere."""
+    now = [0.0]
+    original = FlowNetwork.flows
+
+    def set_clock(seconds):
+        def flows(network, sinks):
+            now[0] += sum(seconds(int(sink)) for sink in sinks)
+            return original(network, sinks)
+
+        monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+        monkeypatch.setattr("captum_vit.attr.flow_network._EDGES_PER_CALL", 1)  # one sink at a time
+        monkeypatch.setattr(FlowNetwork, "flows", flows)
+
+    return set_clock
+
+
+def warned(attentions, **options):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        flow = attention_flow(attentions, **options)
+    return flow, [str(each.message) for each in caught]
+
+
+def test_the_expected_time_is_that_of_all_images_and_sinks(clock):
+    attentions = [random_attention(3, 1, 9, 9, seed=seed) for seed in range(2)]
+    plain, messages = warned(attentions)
+    assert messages == []
+    clock(lambda _: 1.5)
+    flow, messages = warned(attentions, warn_above=40.0)  # 3 images with 9 sinks, 1.5 s each
+    exact(flow, plain)
+    assert messages == [
+        "Attention Flow solves 27 maximum-flow problems (3 images with 9 sinks) on networks of 171 edges, by a rough "
+        "estimate 40 s in all: the first 4 took 6.0 s. Attention Rollout takes a moment. To silence this raise "
+        "warn_above, which is 40 s."
+    ]
+    assert warned(attentions, warn_above=41.0)[1] == []
+    assert warned(attentions, warn_above=float("inf"))[1] == []
+    assert warned([each[:1] for each in attentions], warn_above=20.0)[1] == []
+    assert len(warned([each[:2] for each in attentions], warn_above=20.0)[1]) == 1
+
+
+def test_the_first_problem_alone_decides_nothing(clock):
+    """The sink that is first is cheap, or dear, unlike most; those that are judged lie spread."""
+    attentions = [random_attention(1, 1, 30, 30)]
+    clock(lambda sink: 60.0 if sink == 0 else 0.1)
+    assert "by a rough estimate" in warned(attentions, warn_above=50.0)[1][0]  # it takes longer already
+    clock(lambda sink: 2.0 if sink == 0 else 0.1)
+    assert warned(attentions, warn_above=20.0)[1] == []  # 60 s by the first alone, 17 s by four
+    clock(lambda sink: 0.0 if sink < 3 else 3.0)
+    assert "first 4 took 9.0 s" in warned(attentions, warn_above=60.0)[1][0]
+
+
+def test_sinks_without_number_are_no_problem():
+    assert attention_flow([random_attention(2, 1, 5, 5)], sinks=[]).shape == (2, 0)
 
 
 @pytest.mark.parametrize("start_block", [0, 1])
@@ -151,9 +201,10 @@ def test_method_takes_the_attention_of_the_blocks_from_the_start_block_on(vit, i
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"head_fusion": "sum"}, "head_fusion must be one of mean, max, min, got 'sum'"),
+        ({"head_fusion": "sum"}, "head_fusion must be 'mean', 'max' or 'min', got 'sum'"),
         ({"residual": 1.5}, r"residual must be in \[0, 1\], got 1\.5"),
         ({"start_block": 3}, r"start_block must be in \[-3, 2\], got 3"),
+        ({"warn_above": -5}, "warn_above must be at least 0, got -5"),
     ],
 )
 def test_options_out_of_range_are_refused_at_once(vit, options, message):

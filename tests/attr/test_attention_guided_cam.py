@@ -83,7 +83,7 @@ def test_the_cut_at_the_attention_works_on_every_family(name):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"head_fusion": "min"}, "head_fusion must be one of sum, mean, max, got 'min'"),
+        ({"head_fusion": "min"}, "head_fusion must be 'sum', 'mean' or 'max', got 'min'"),
         ({"block_fusion": "max"}, "block_fusion must be 'sum' or 'mean', got 'max'"),
     ],
 )

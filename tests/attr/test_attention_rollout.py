@@ -100,7 +100,7 @@ def test_method_follows_the_blocks_from_start_block_on(vit, images):
         ({"residual": -0.1}, r"residual must be in \[0, 1\], got -0\.1"),
         ({"discard_ratio": 1.0}, r"discard_ratio must be in \[0, 1\), got 1\.0"),
         ({"discard_ratio": -0.5}, r"discard_ratio must be in \[0, 1\), got -0\.5"),
-        ({"head_fusion": "median"}, r"head_fusion must be one of mean, max, min, got 'median'"),
+        ({"head_fusion": "median"}, r"head_fusion must be 'mean', 'max' or 'min', got 'median'"),
         ({"start_block": 3}, r"start_block must be in \[-3, 2\], got 3"),
         ({"start_block": -4}, r"start_block must be in \[-3, 2\], got -4"),
     ],

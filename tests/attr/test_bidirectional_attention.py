@@ -112,10 +112,10 @@ def test_method_is_the_authors_code_in_loops(vit, images, target, approximation,
     exact(method.attribute(images, target=target, resolution="patch").flatten(1), expected)
 
 
-def test_steps_at_once_change_nothing(vit, images, target):
+def test_the_number_of_steps_at_a_time_changes_nothing(vit, images, target):
     expected = BidirectionalAttention(vit, steps=7).attribute(images, target=target)
     for at_once in (1, 3, 50):
-        method = BidirectionalAttention(vit, steps=7, steps_at_once=at_once)
+        method = BidirectionalAttention(vit, steps=7, steps_per_batch=at_once)
         exact(method.attribute(images, target=target), expected)
 
 
@@ -130,7 +130,7 @@ def test_a_pooler_whose_gradient_is_negative_throughout_is_blank():
     [
         ({"approximation": "heads"}, "approximation must be 'head' or 'token', got 'heads'"),
         ({"steps": 1}, "steps must be at least 2, got 1"),
-        ({"steps_at_once": 0}, "steps_at_once must be at least 1, got 0"),
+        ({"steps_per_batch": 0}, "steps_per_batch must be at least 1, got 0"),
         ({"start_block": 3}, r"start_block must be in \[-3, 2\], got 3"),
     ],
 )

@@ -2,7 +2,7 @@ import copy
 
 import pytest
 import torch
-from oracle import exact, plain_pass
+from oracle import exact, plain_parts
 from torch import Tensor
 
 from captum_vit import CAAP, BlankMapError
@@ -18,7 +18,7 @@ def patched(model, images, target, blocks, baseline, direction="insert", radius=
     """One whole forward pass for each patch, in which hooks put tokens of one run into the other."""
     neutral = torch.zeros_like(images) + baseline
     source, host = (images, neutral) if direction == "insert" else (neutral, images)
-    given = plain_pass(model, source).tokens
+    given = [entering for entering, *_ in plain_parts(model, source)]
     unpatched = model(host).gather(1, target[:, None])
     scores = []
     for i in range(24):
@@ -26,12 +26,12 @@ def patched(model, images, target, blocks, baseline, direction="insert", radius=
 
         def put(_, args, index, region=region):
             tokens = args[0].clone()
-            tokens[:, region] = given[index - 1][:, region]
+            tokens[:, region] = given[index][:, region]
             return (tokens,)
 
         handles = [
             model.blocks[index].register_forward_pre_hook(lambda m, args, index=index: put(m, args, index))
-            for index in range(*blocks)
+            for index in blocks
         ]
         scores.append(model(host).gather(1, target[:, None]))
         for handle in handles:
@@ -49,9 +49,10 @@ def test_regions_are_squares_cut_at_the_border(radius):
 @pytest.mark.parametrize(
     ("options", "blocks"),
     [
-        ({}, (1, 2)),
-        ({"blocks": (1, 3), "baseline": 0.5, "radius": 1}, (1, 3)),
-        ({"blocks": (-1, 3), "direction": "remove", "masks_per_batch": 5}, (2, 3)),
+        ({}, [1]),
+        ({"blocks": range(1, 3), "baseline": 0.5, "radius": 1}, [1, 2]),
+        ({"blocks": [-1], "direction": "remove", "masks_per_batch": 5}, [2]),
+        ({"blocks": [2, 0, 0]}, [0, 2]),
     ],
 )
 def test_is_a_patched_pass_for_each_patch(vit, images, target, options, blocks):
@@ -63,22 +64,22 @@ def test_is_a_patched_pass_for_each_patch(vit, images, target, options, blocks):
 def test_a_baseline_image(vit, images, target):
     baseline = images[1].flip(-1)
     actual = CAAP(vit, baseline=baseline).attribute(images, target=target, resolution="patch")
-    exact(actual, patched(vit, images, target, (1, 2), baseline))
+    exact(actual, patched(vit, images, target, [1], baseline))
 
 
 def test_patching_everything_up_to_the_head_gives_the_whole_change(vit, images, target):
     """A region as large as the image, in a model that pools patches only."""
     model = copy.deepcopy(vit)
     model.global_pool = "avg"
-    actual = CAAP(model, blocks=(0, 1), radius=9).attribute(images, target=target, resolution="patch")
+    actual = CAAP(model, blocks=[0], radius=9).attribute(images, target=target, resolution="patch")
     with torch.no_grad():  # at the first block the prefix is the same in both runs
         gain = (model(images) - model(images * 0)).gather(1, target[:, None])
     exact(actual, gain[:, :, None, None].expand(-1, 1, 4, 6))
 
 
 def test_the_middle_third_is_the_default(vit):
-    assert CAAP(vit).blocks == (1, 2)
-    for depth, blocks in ((1, (0, 1)), (2, (0, 1)), (12, (4, 8)), (24, (8, 16))):
+    assert CAAP(vit).blocks == [1]
+    for depth, blocks in ((1, [0]), (2, [0]), (12, [4, 5, 6, 7]), (24, list(range(8, 16)))):
         model = copy.deepcopy(vit)
         model.blocks = torch.nn.Sequential(*[vit.blocks[0]] * depth)
         assert CAAP(model).blocks == blocks
@@ -105,9 +106,9 @@ def test_a_baseline_of_another_shape_is_refused(vit, images):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"blocks": 2}, TypeError, r"blocks must be a pair \(first, one after the last\), got 2"),
-        ({"blocks": (2, 2)}, ValueError, r"range within \[0, 3\] that holds a block, got \(2, 2\)"),
-        ({"blocks": (0, 4)}, ValueError, r"range within \[0, 3\] that holds a block, got \(0, 4\)"),
+        ({"blocks": 2}, TypeError, r"blocks must be a list of indices, got 2; write \[2\]"),
+        ({"blocks": range(2, 2)}, ValueError, "blocks must hold at least one index, got none"),
+        ({"blocks": [0, 3]}, ValueError, r"blocks must be in \[-3, 2\], got 3"),
         ({"baseline": float("nan")}, ValueError, "baseline must be finite, got nan"),
         ({"direction": "both"}, ValueError, "direction must be 'insert' or 'remove', got 'both'"),
         ({"radius": -1}, ValueError, "radius must be at least 0, got -1"),

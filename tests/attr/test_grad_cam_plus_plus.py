@@ -57,13 +57,13 @@ def test_signed_tokens_can_turn_a_weight_round():
 
 
 @pytest.mark.parametrize("place", ["norm", "block"])
-@pytest.mark.parametrize("class_token", [False, True])
-def test_method_reads_the_tokens_of_a_block(vit, images, target, place, class_token):
+@pytest.mark.parametrize("count_prefix", [False, True])
+def test_method_reads_the_tokens_of_a_block(vit, images, target, place, count_prefix):
     plain = plain_pass(vit, images)
     tokens = (plain.normed if place == "norm" else plain.tokens)[1]
     (gradient,) = gradients(plain.logits.gather(1, target[:, None]).sum(), [tokens])
-    expected = cam_in_loops(tokens.detach(), gradient, range(0 if class_token else 1, 25), 1e-3)[:, 1:]
-    method = GradCAMPlusPlus(vit, block=1, tokens=place, class_token=class_token, stabiliser=1e-3)
+    expected = cam_in_loops(tokens.detach(), gradient, range(0 if count_prefix else 1, 25), 1e-3)[:, 1:]
+    method = GradCAMPlusPlus(vit, block=1, tokens=place, count_prefix=count_prefix, stabiliser=1e-3)
     actual = method.attribute(images, target=target, resolution="patch")
     exact(actual / expected.abs().max(), expected.reshape(3, 1, 4, 6) / expected.abs().max())
 

@@ -138,6 +138,67 @@ def test_every_text_tower_tells_its_words(towers):
     assert all(each.grad is None for each in towers.model.parameters())
 
 
+def test_tokens_are_merged_to_words(towers):
+    """Whatever a tokenizer makes of a text, its words are those between spaces."""
+    method = GradECLIP(PromptClassifier(towers.model, towers.tokenizer, ["a cat"]))
+    ours = method.attribute_text(IMAGES, "a cat  of controlling the dog")
+    assert ours.words == ("a", "cat", "of", "controlling", "the", "dog")
+    assert "".join(ours.tokens) == "acatofcontrollingthedog"
+    expected = torch.zeros(2, 6, dtype=torch.float64)
+    word, read = 0, ""
+    for place, token in enumerate(ours.tokens):  # letter by letter
+        expected[:, word] += ours.relevance[:, place]
+        read += token
+        if read == ours.words[word]:
+            word, read = word + 1, ""
+    assert (word, read) == (6, "")
+    exact(ours.word_relevance, expected)
+    lists = ours.by_word()
+    assert [[word for word, _ in each] for each in lists] == [list(ours.words)] * 2
+    exact(torch.tensor([[value for _, value in each] for each in lists], dtype=torch.float64), expected)
+
+
+def test_a_word_of_several_tokens_in_every_library(built):
+    """A long word that no vocabulary holds."""
+    for towers in built.values():
+        method = GradECLIP(PromptClassifier(towers.model, towers.tokenizer, ["a cat"]))
+        ours = method.attribute_text(IMAGES, "the zxqvk cat")
+        assert ours.words == ("the", "zxqvk", "cat")
+        assert len(ours.tokens) > 3
+        assert ours.pieces[0].tokens[-1] + 1 == ours.pieces[1].tokens[0]
+
+
+def test_punctuation_is_apart_where_the_tokenizer_sets_it_apart(clip):
+    ours = GradECLIP(PromptClassifier(clip.model, clip.tokenizer, ["a cat"])).attribute_text(IMAGES, "A Cat, the dog's")
+    assert ours.words == ("a", "cat", ",", "the", "dog", "'s")
+
+
+def test_several_prompts_are_those_of_single_calls(towers):
+    classifier = PromptClassifier(towers.model, towers.tokenizer, ["a cat", "the dog"], template="a photo of {}")
+    method = GradECLIP(classifier)
+    texts = [PROMPT, "the dog", 1]
+    together = method.attribute_text(IMAGES, texts)
+    assert [each.prompt for each in together] == [PROMPT, "the dog", "a photo of the dog"]
+    for text, each in zip(texts, together, strict=True):
+        alone = method.attribute_text(IMAGES, text)
+        assert alone.tokens == each.tokens
+        exact(each.relevance, alone.relevance)
+    assert isinstance(method.attribute_text(IMAGES, (PROMPT,)), list)
+    exact(method.attribute_text(IMAGES, torch.tensor(1)).relevance, together[2].relevance)
+    assert together[1].relevance.shape != together[2].relevance.shape
+
+
+def test_an_index_needs_a_prompt_that_is_one_text(clip):
+    several = PromptClassifier(clip.model, clip.tokenizer, ["a cat"], template=["a {}", "the {}"])
+    with pytest.raises(ValueError, match=r"prompt must be a text, got 0: .* because there are 2 templates"):
+        GradECLIP(several).attribute_text(IMAGES, 0)
+    given = PromptClassifier(clip.model, clip.tokenizer, ["a cat"], embeddings=torch.ones(1, 16, dtype=torch.float64))
+    with pytest.raises(ValueError, match=r"prompt must be a text, got 0: .* because embeddings were given"):
+        GradECLIP(given).attribute_text(IMAGES, 0)
+    given.prompts = ["the dog"]
+    assert GradECLIP(given).attribute_text(IMAGES, 0).words == ("the", "dog")
+
+
 def test_without_a_text_tower_words_are_refused(vit, images, clip):
     with pytest.raises(TypeError, match="timm VisionTransformer reads no text; wrap a model that does"):
         GradECLIP(vit).attribute_text(images, PROMPT)
@@ -153,7 +214,15 @@ def test_without_a_text_tower_words_are_refused(vit, images, clip):
     ("prompt", "options", "error", "message"),
     [
         (" ", {}, ValueError, "prompt must not be empty, got ' '"),
-        (3, {}, TypeError, "prompt must be a text, got int"),
+        (3.5, {}, TypeError, r"prompt must be a text or the index of a prompt, got 3\.5"),
+        (True, {}, TypeError, "prompt must be a text or the index of a prompt, got True"),
+        (None, {}, TypeError, "prompt must be a text or the index of a prompt, got None"),
+        (["a cat", 2.0], {}, TypeError, r"prompt must be a text or the index of a prompt, got 2\.0"),
+        ([], {}, ValueError, "prompt must hold at least one text, got none"),
+        (["a cat", ""], {}, ValueError, "prompt must not be empty, got ''"),
+        (1, {}, ValueError, r"prompt must be a text or in \[0, 0\], got 1"),
+        (-1, {}, ValueError, r"prompt must be a text or in \[0, 0\], got -1"),
+        (PROMPT, {"num_blocks": 1.0}, TypeError, r"num_blocks must be an integer, got 1\.0"),
         ("cat " * 40, {}, ValueError, r"prompts must fit the 32 tokens"),
         (PROMPT, {"num_blocks": 3}, ValueError, r"num_blocks must be in \[1, 2\], got 3"),
         (PROMPT, {"num_blocks": 0}, ValueError, r"num_blocks must be in \[1, 2\], got 0"),

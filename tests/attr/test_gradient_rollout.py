@@ -101,7 +101,7 @@ def test_method_takes_the_gradients_of_the_attention_maps(vit, images, target, o
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"head_fusion": "sum"}, "head_fusion must be one of mean, max, min, got 'sum'"),
+        ({"head_fusion": "sum"}, "head_fusion must be 'mean', 'max' or 'min', got 'sum'"),
         ({"residual": 1.5}, r"residual must be in \[0, 1\], got 1\.5"),
         ({"discard_ratio": 1.0}, r"discard_ratio must be in \[0, 1\), got 1\.0"),
         ({"start_block": 3}, r"start_block must be in \[-3, 2\], got 3"),

@@ -2,7 +2,7 @@ import pytest
 import torch
 from oracle import exact
 
-from captum_vit.attr.perturbed import checked_block, checked_masks_per_batch, perturbed_scores
+from captum_vit.attr.perturbed import perturbed_scores
 
 
 @pytest.mark.parametrize("per_batch", [1, 4, 100])
@@ -31,13 +31,3 @@ def test_half_precision_becomes_single():
         torch.zeros(1, 1, dtype=torch.long), 2, 8, lambda image, _: torch.ones(len(image), 1).half()
     )
     assert scores.dtype == torch.float32
-
-
-def test_numbers_out_of_range_are_refused():
-    assert checked_block(-1, 4) == 3
-    with pytest.raises(ValueError, match=r"block must be in \[-4, 3\], got 4"):
-        checked_block(4, 4)
-    with pytest.raises(TypeError):
-        checked_block(1.0, 4)
-    with pytest.raises(ValueError, match="masks_per_batch must be at least 1, got 0"):
-        checked_masks_per_batch(0)

@@ -56,7 +56,7 @@ def test_masks_are_the_weights_around_each_patch(grid, gaussian):
     [
         ({}, {}),
         ({"block": 1, "gaussian": False}, {"block": 1, "gaussian": False}),
-        ({"class_token": False, "masks_per_batch": 7}, {"kept": 0.0}),
+        ({"keep_prefix": False, "masks_per_batch": 7}, {"kept": 0.0}),
     ],
 )
 def test_is_a_pass_for_each_patch(vit, images, target, options, settings):

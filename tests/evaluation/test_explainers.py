@@ -131,6 +131,8 @@ def test_methods_for_transformers_leave_others_with_a_reason(convolutional):
         ("le-grad", r"no method is called 'le-grad'\. Did you mean legrad"),
         ("captum:salience", r"no method of Captum is called 'salience'\. Did you mean saliency"),
         ("captum:saliency(steps=3)", r"options of captum:saliency must be among abs, got 'steps'"),
+        ("attnlrp(gamma='auto')", "gamma must be a number, got 'auto'"),
+        ("masked-sinks(block=1.0)", r"block must be an integer, got 1\.0"),
         ("legrad(layers=3)", r"options of legrad must be among blocks, .*got 'layers'"),
         ("captum:layer-grad-cam(layer='layer9')", r"layer must be the name of a module of scenes:vit, got 'layer9'"),
         ("nowhere.module:Method", r"method must be importable as module:Class, got 'nowhere\.module:Method'"),
@@ -145,8 +147,9 @@ def test_methods_for_transformers_leave_others_with_a_reason(convolutional):
     ],
 )
 def test_what_does_not_exist_is_refused(spec, message, vit):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as caught:
         explainer_of(spec, vit)
+    assert not isinstance(caught.value, UnsupportedMethodError)  # a mistake, and nothing that the model lacks
 
 
 def test_what_captum_draws_from_numpy_follows_from_the_seed(vit, batch):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
-from captum_vit import AttnLRP
+from captum_vit import AttnLRP, PromptClassifier
 from captum_vit.evaluation import choose_gamma
 
 
@@ -60,7 +60,38 @@ def test_options_reach_the_method(model):
     assert (method.variant, method.gamma, method.patch_gamma, method.epsilon) == ("cp-lrp", 0.1, 1.0, 0.01)
 
 
+def test_targets_in_the_forms_that_a_method_takes(model):
+    options = {"gammas": [0.0, 0.5], "patch_gammas": [1.0], "steps": 2}
+    expected = choose_gamma(model, IMAGES, TARGETS, **options).scores
+    for targets in ([1, 0, 4], (1, 0, 4), TARGETS.numpy(), [torch.tensor(1), 0, 4]):
+        assert choose_gamma(model, IMAGES, targets, **options).scores == expected
+    same = choose_gamma(model, IMAGES, torch.tensor([4, 4, 4]), **options).scores
+    assert same != expected
+    for targets in (4, torch.tensor(4), [4]):
+        assert choose_gamma(model, IMAGES, targets, **options).scores == same
+
+
+def test_targets_may_be_prompts(clip):
+    prompts = PromptClassifier(clip.model, clip.tokenizer, ["a cat", "the dog"])
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    options = {"gammas": [0.0], "patch_gammas": [0.0, 1.0], "steps": 2}
+    by_index = choose_gamma(prompts, images, [1, 0], **options).scores
+    assert choose_gamma(prompts, images, ["the dog", "a cat"], **options).scores == by_index
+    one = choose_gamma(prompts, images, "the dog", **options).scores
+    assert one == choose_gamma(prompts, images, 1, **options).scores != by_index
+    with pytest.raises(ValueError, match=r"target must be one of the prompts \['a cat', 'the dog'\], got 'a bird'"):
+        choose_gamma(prompts, images, "a bird", **options)
+
+
 def test_what_can_not_be_tried_is_refused(model):
+    with pytest.raises(TypeError, match=r"gammas must be a list of numbers, got 0\.5"):
+        choose_gamma(model, IMAGES, TARGETS, gammas=0.5)
+    with pytest.raises(TypeError, match="gamma must be a number, got 'auto'"):
+        choose_gamma(model, IMAGES, TARGETS, gammas=["auto"])
+    with pytest.raises(ValueError, match="target must be given for a model with 5 outputs, got None"):
+        choose_gamma(model, IMAGES, None)
+    with pytest.raises(TypeError, match=r"inputs must be a tensor of images .* got list"):
+        choose_gamma(model, [], TARGETS)
     with pytest.raises(ValueError, match="gammas must hold at least one value, got none"):
         choose_gamma(model, IMAGES, TARGETS, gammas=())
     with pytest.raises(ValueError, match=r"patch_gamma must be finite and at least 0, got -1\.0"):

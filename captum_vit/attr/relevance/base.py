@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from captum_vit.attr.base import ViTAttribution
+from captum_vit.attr.options import checked_choice
 from captum_vit.attr.relevance.capture import RelevanceTrace, trace_relevance
 from captum_vit.attr.relevance.propagation import RuleSet
 
@@ -31,14 +32,14 @@ class RelevanceAttribution(ViTAttribution):
 
     class_specific = True
     has_own_rules = True
+    memory = "graph and maps of all blocks, in float64"
 
     def __init__(self, model: nn.Module, rules: RuleSet, dtype: torch.dtype) -> None:
         super().__init__(model)
-        if rules not in get_args(RuleSet):
-            raise ValueError(f"rules must be 'ours' or 'original', got {rules!r}.")
         if dtype not in (torch.float32, torch.float64):
             raise ValueError(f"dtype must be torch.float32 or torch.float64, got {dtype}.")
-        self.rules, self.dtype = rules, dtype
+        self.rules: RuleSet = checked_choice("rules", rules, get_args(RuleSet))
+        self.dtype = dtype
 
     def _trace_relevance(self, images: Tensor) -> RelevanceTrace:
         return trace_relevance(self.forward_func, images, self.rules, self.dtype)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from captum_vit.adapters.attention import AttentionLike, propagate, start_row
 from captum_vit.adapters.capture import trace
 from captum_vit.attr.gradients import attention_gradients
+from captum_vit.attr.options import checked_switch
 from captum_vit.attr.relevance.base import RelevanceAttribution
 from captum_vit.attr.relevance.propagation import RuleSet
 
@@ -74,7 +75,7 @@ class PartialLRP(RelevanceAttribution):
         dtype: torch.dtype = torch.float64,
     ) -> None:
         super().__init__(model, rules, dtype)
-        self.gradients = gradients
+        self.gradients = checked_switch("gradients", gradients)
 
     def _relevance(self, images: Tensor, targets: Tensor) -> Tensor:
         traced = self._trace_relevance(images)

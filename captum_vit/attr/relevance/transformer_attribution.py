@@ -11,6 +11,7 @@ from captum_vit.adapters.attention import AttentionLike
 from captum_vit.adapters.capture import trace
 from captum_vit.attr.chefer_cam import chefer_cam
 from captum_vit.attr.gradients import attention_gradients
+from captum_vit.attr.options import checked_switch
 from captum_vit.attr.relevance.base import RelevanceAttribution
 from captum_vit.attr.relevance.propagation import RuleSet
 from captum_vit.attr.rows import checked_start_block
@@ -85,7 +86,7 @@ class TransformerAttribution(RelevanceAttribution):
     ) -> None:
         super().__init__(model, rules, dtype)
         self.start_block = checked_start_block(start_block, len(self.forward_func.blocks))
-        self.gradients = gradients
+        self.gradients = checked_switch("gradients", gradients)
 
     def _relevance(self, images: Tensor, targets: Tensor) -> Tensor:
         traced = self._trace_relevance(images)

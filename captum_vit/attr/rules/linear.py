@@ -80,7 +80,7 @@ class LinearRules:
         self._projections_follow = False  # up to the next attention
         self._projection_follows = False  # its output projection
 
-    def rules(self, rules: Mapping[str, Rule]) -> dict[str, Rule]:
+    def rules(self, rules: Mapping[Any, Rule]) -> dict[Any, Rule]:
         """A set of rules with those of its linear layers and of its attention replaced by these."""
         attention = rules["scaled_dot_product_attention"]
         layers = dict.fromkeys(("linear", "conv1d", "conv2d", "conv3d"), self._linear)

@@ -101,7 +101,7 @@ class BackwardRules(TorchFunctionMode):
 
     Args:
         name: of the rules, for messages.
-        rules: the rule of each function, by the function's name.
+        rules: the rule of each function, by the name of one of PyTorch's, by the function itself of others.
 
     Raises:
         RuntimeError: other rules apply already; on a value that depends on what is differentiated, a function without a
@@ -109,7 +109,7 @@ class BackwardRules(TorchFunctionMode):
             found when its module ends or the next function is called, and the message names both.
     """
 
-    def __init__(self, name: str, rules: Mapping[str, Rule]) -> None:
+    def __init__(self, name: str, rules: Mapping[Any, Rule]) -> None:
         super().__init__()
         self.name = name
         self.rules: dict[Any, Rule] = {**rules, **_registered}

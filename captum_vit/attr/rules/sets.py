@@ -1,10 +1,12 @@
-"""The rules of each method, by the names of PyTorch's functions."""
+"""The rules of each method, by the names of PyTorch's functions, and by the function itself of others."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
+from captum_vit.adapters.registers import moved_activations
 from captum_vit.attr.rules.functions import (
     Rule,
     clipped,
@@ -35,9 +37,9 @@ _VIEWS = """
     movedim moveaxis expand expand_as broadcast_to repeat repeat_interleave tile unsqueeze squeeze unbind chunk split
     tensor_split narrow select getitem setitem index_select gather take_along_dim masked_fill masked_fill_ where
     cat concat concatenate stack hstack vstack flip roll rot90 pad unfold fold pixel_shuffle pixel_unshuffle
-    clone contiguous copy_ to type type_as float double half bfloat16 cpu cuda alias requires_grad_ moved_activations
+    clone contiguous copy_ to type type_as float double half bfloat16 cpu cuda alias requires_grad_
 """
-"""Views, copies and selections, and the move of activations to registers."""
+"""Views, copies and selections."""
 
 _WINNERS = "relu relu_ leaky_relu leaky_relu_ prelu rrelu max_pool2d amax amin maximum minimum max min"
 """Piecewise linear through zero: input times gradient is the output."""
@@ -47,7 +49,7 @@ _QUOTIENTS = "div div_ truediv itruediv true_divide divide"
 _STATISTICS = "norm linalg_norm linalg_vector_norm var std"
 _GATES = "sigmoid hardsigmoid"
 
-_SHARED: dict[str, Rule] = {
+_SHARED: dict[Any, Rule] = {
     **dict.fromkeys((_LINEAR + _VIEWS + _WINNERS).split(), plain),
     **dict.fromkeys(_PRODUCTS.split(), halved_product),
     **dict.fromkeys(_QUOTIENTS.split(), detached_divisor),
@@ -66,9 +68,10 @@ _SHARED: dict[str, Rule] = {
     "layer_norm": detached_deviation,
     "rms_norm": detached_rms,
     "normalize": detached_norm,
+    moved_activations: plain,
 }
 
-LIBRA: Mapping[str, Rule] = MappingProxyType(
+LIBRA: Mapping[Any, Rule] = MappingProxyType(
     {
         **_SHARED,
         "softmax": pruned,
@@ -78,7 +81,7 @@ LIBRA: Mapping[str, Rule] = MappingProxyType(
 )
 """LibraGrad (arXiv:2411.16760), and the CP-LRP variant of `AttnLRP`: attention, gates and deviations are constants."""
 
-ATTN_LRP: Mapping[str, Rule] = MappingProxyType(
+ATTN_LRP: Mapping[Any, Rule] = MappingProxyType(
     {
         **_SHARED,
         "softmax": plain,

@@ -25,7 +25,7 @@ SCENES = {"datasets": "scenes(length=2, seed=1)", "resamples": 2, "progress": Fa
 class GradCAM(LeGrad):
     """Stands for a method that lands in the package."""
 
-    def __init__(self, model, *, block=-1, tokens="norm", class_token=False, relu=False):
+    def __init__(self, model, *, block=-1, tokens="norm", count_prefix=False, relu=False):
         super().__init__(model, blocks=[block])
 
 
@@ -61,7 +61,7 @@ def test_a_method_fills_its_row_when_it_lands(monkeypatch, reduced):
 
 def test_a_method_that_the_model_refuses_keeps_its_row(monkeypatch):
     class Deep(GradCAM):
-        def __init__(self, model, *, block=-1, tokens="norm", class_token=False, relu=False):
+        def __init__(self, model, *, block=-1, tokens="norm", count_prefix=False, relu=False):
             super().__init__(model, block=8)
 
     monkeypatch.setitem(METHODS, "grad-cam", Deep)

@@ -147,8 +147,8 @@ _TABLE_7 = Protocol(
     (pointed(clip("ViT-B/16", DEMO_SIZE)), *perturbed(clip("ViT-B/16"), "target")),
     (
         Method("GradCAM w/ [CLS]", GRAD_CAM.spec),
-        Method("GradCAM w/o [CLS]", "grad-cam(block=-4, tokens='block', class_token=False, relu=True)"),
-        Method("Multi-layer w/ [CLS]", "grad-cam(block='all', tokens='block', class_token=True, relu=True)"),
+        Method("GradCAM w/o [CLS]", "grad-cam(block=-4, tokens='block', count_prefix=False, relu=True)"),
+        Method("Multi-layer w/ [CLS]", "grad-cam(block='all', tokens='block', count_prefix=True, relu=True)"),
         LEGRAD_METHOD,
     ),
     printed(

@@ -52,7 +52,7 @@ VIT = Model("ViT-B/16", "timm:vit_base_patch16_224.orig_in21k_ft_in1k", "scenes:
 
 ROLLOUT = Method("rollout", "attention-rollout")
 RAW_ATTENTION = Method("Raw attention", "raw-attention")
-GRAD_CAM = Method("GradCAM", "grad-cam(block=-4, tokens='block', class_token=True, relu=True)")
+GRAD_CAM = Method("GradCAM", "grad-cam(block=-4, tokens='block', count_prefix=True, relu=True)")
 ATTENTION_CAM = Method("AttentionCAM", "attention-cam")
 CHEFER_CAM = Method("CheferCAM", "chefer-cam")
 PARTIAL_LRP = Method("Partial-LRP", "partial-lrp")
