@@ -35,6 +35,15 @@ class HiddenInPlace(Hidden):
         return x.copy_(F.gelu(x.clone()))
 
 
+class HiddenWriter(Hidden):
+    """The same, written over its input without a word of it."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x.clone())
+        return x.copy_(F.gelu(x.clone())).clone()
+
+
 class Applied(nn.Module):
     """Applies a function, and something seen behind it."""
 
@@ -64,11 +73,55 @@ class PlainGELU(HiddenGELU):
         return F.gelu(x) * self.slope
 
 
+class HiddenLayer(nn.Module):
+    """A linear layer and GELU, out of sight."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return Hidden.apply(self.layer(x))
+
+
+class Beside(nn.Module):
+    """Adds what another module makes to what it was given."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x) + x
+
+
 class InPlaceGELU(nn.Module):
     """Writes over its input, out of sight."""
 
+    def __init__(self, function: type[Hidden] = HiddenInPlace) -> None:
+        super().__init__()
+        self.function = function
+
     def forward(self, x: Tensor) -> Tensor:
-        return HiddenInPlace.apply(x)
+        return self.function.apply(x)
+
+
+class Named(nn.Module):
+    """Calls another module with its argument's name."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x=x)
+
+
+class Before(Named):
+    """Calls what is not seen, and then another module."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(unwatched(x))
 
 
 def scripted() -> Callable[[Tensor], Tensor]:

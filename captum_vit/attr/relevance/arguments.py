@@ -1,4 +1,4 @@
-"""What calls are given and return: tensors inside of containers, dtypes, and the out-of-place form of a call."""
+"""What calls are given and return: tensors inside of containers, and their dtype."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from captum_vit.adapters.parameters import parameters_as_constants
 from captum_vit.attr.relevance.call import carries
-from captum_vit.attr.relevance.rules import rule_of
 
-__all__ = ["Casts", "cast", "flat", "out_of_place", "tensors_in"]
+__all__ = ["Casts", "cast", "flat", "tensors_in"]
 
 
 def flat(value: Any) -> Iterator[Any]:
@@ -56,28 +56,5 @@ class Casts(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        return func(*cast(args, self._dtype), **cast(kwargs or {}, self._dtype))
-
-
-def out_of_place(
-    func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]] | None:
-    """A call that changes its first argument (``x.add_(1)``, ``F.relu(x, inplace=True)``), as one that doesn't.
-
-    Returns:
-        The function and its arguments; None for another call, and where that function has no rule.
-    """
-    name = getattr(func, "__name__", "")
-    if name.endswith("_") and rule_of(func) is None:
-        plain = getattr(Tensor, name[:-1], func)
-        return None if rule_of(plain) is None else (plain, args, kwargs)
-    code = getattr(func, "__code__", None)
-    names = code.co_varnames[: code.co_argcount] if code is not None else ()
-    if "inplace" not in names or rule_of(func) is None:
-        return None
-    place = names.index("inplace")
-    if kwargs.get("inplace"):
-        return func, args, {**kwargs, "inplace": False}
-    if len(args) > place and args[place]:
-        return func, (*args[:place], False, *args[place + 1 :]), kwargs
-    return None
+        args, kwargs = parameters_as_constants(func, args, kwargs or {})
+        return func(*cast(args, self._dtype), **cast(kwargs, self._dtype))

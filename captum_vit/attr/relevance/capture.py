@@ -19,7 +19,7 @@ from captum_vit.adapters.multi_head import multi_head_attention
 from captum_vit.adapters.parameters import VIEW_PROPERTIES, parameters_as_constants
 from captum_vit.adapters.running import running_function, running_module
 from captum_vit.adapters.watching import AttentionCapture
-from captum_vit.attr.relevance.arguments import Casts, cast, flat, out_of_place, tensors_in
+from captum_vit.attr.relevance.arguments import Casts, cast, flat, tensors_in
 from captum_vit.attr.relevance.call import Call, carries, halved_product, unchanged, with_rule
 from captum_vit.attr.relevance.propagation import RuleSet, stabilise
 from captum_vit.attr.relevance.rules import CONSTANT, rule_of
@@ -186,18 +186,15 @@ class RelevanceCapture(AttentionCapture):
         )
 
     def _by_rule(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        instead = out_of_place(func, args, kwargs)
-        if instead is not None:
-            func, (changed, *others), kwargs = instead  # the value before the call stays what the rule explains
-            return changed.copy_(self._ruled(func, (changed.clone(), *others), kwargs))
-        if rule_of(func) is None:
-            return self._harmless(func, func(*args, **kwargs))
-        return self._ruled(func, args, kwargs)
-
-    def _ruled(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         rule = rule_of(func)
-        assert rule is not None
-        return rule(Call(func, args, kwargs, self._rules, self._images))
+        if rule is not None:
+            return rule(Call(func, args, kwargs, self._rules, self._images))
+        name = getattr(func, "__name__", "")
+        if name.endswith("_") and (rule := rule_of(getattr(Tensor, name[:-1], func))) is not None:
+            changed, *others = args  # in place: the value before the call stays what the rule explains
+            call = Call(getattr(Tensor, name[:-1]), (changed.clone(), *others), kwargs, self._rules, self._images)
+            return changed.copy_(rule(call))
+        return self._harmless(func, func(*args, **kwargs))
 
     def _of_modules(self, kind: type[nn.Module]) -> ModuleRule | None:
         rule = rule_of(kind)

@@ -7,7 +7,21 @@ import cases
 import pytest
 import torch
 from captum.attr import InputXGradient
-from hidden_calls import HIDDEN, Applied, Hidden, HiddenGELU, InPlaceGELU, PlainGELU, unwatched
+from hidden_calls import (
+    HIDDEN,
+    Applied,
+    Before,
+    Beside,
+    Hidden,
+    HiddenGELU,
+    HiddenInPlace,
+    HiddenLayer,
+    HiddenWriter,
+    InPlaceGELU,
+    Named,
+    PlainGELU,
+    unwatched,
+)
 from oracle import exact
 from torch import Tensor, nn
 
@@ -108,6 +122,11 @@ def test_outside_of_a_small_module_the_one_that_calls_it_is_named(vit, images):
     for method in (AttnLRP, LRP):
         with pytest.raises(RuntimeError, match=r"which blocks\.1 \(Block\) applies to values"):
             method(model).attribute(images, target=1)
+    for inner in (nn.Identity(), nn.GELU()):
+        model = with_activation(vit, Before(inner))
+        for method in (AttnLRP, LRP):
+            with pytest.raises(RuntimeError, match=r"which blocks\.1\.mlp\.act \(Before\) applies to values"):
+                method(model).attribute(images, target=1)
 
 
 def test_behind_the_last_call_that_is_seen(vit, images):
@@ -147,6 +166,22 @@ def test_with_a_rule_of_its_module_the_map_is_that_of_the_function_in_plain_sigh
     assert not hidden.blocks[1].mlp.act._forward_hooks
 
 
+def test_a_value_that_such_a_module_reads_beside_others_is_stabilised(vit, images):
+    relevance.register_rule(HiddenGELU, relevance.passes)
+    maps = [LRP(with_activation(vit, Beside(act))) for act in (HiddenGELU(), PlainGELU())]
+    hidden, seen = (each.attribute(images, target=1) for each in maps)
+    exact(hidden / seen.abs().max(), seen / seen.abs().max())
+
+
+def test_the_parameters_of_such_a_module_are_cast_in_the_backward_pass_too(vit, images):
+    relevance.register_rule(HiddenLayer, relevance.proportional)
+    single = with_activation(copy.deepcopy(vit).float(), HiddenLayer(96))
+    expected = LRP(copy.deepcopy(single).double()).attribute(images.float().double(), target=1)
+    actual = LRP(single).attribute(images.float(), target=1).double()
+    scale = expected.abs().max()
+    torch.testing.assert_close(actual / scale, expected / scale, rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", ["attnlrp", "lrp", "libragrad(chefer-cam)"])
 def test_unnoticed_it_would_make_another_map(monkeypatch, vit, images, name):
     """What the refusal is for."""
@@ -157,21 +192,13 @@ def test_unnoticed_it_would_make_another_map(monkeypatch, vit, images, name):
 
 
 def test_a_rule_of_a_module_that_is_called_by_name(vit, images):
-    class Named(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.inner = HiddenGELU()
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.inner(x=x)
-
     register_rule(HiddenGELU, gated(slope=0.5))
     expected = AttnLRP(with_activation(vit, PlainGELU())).attribute(images, target=1)
-    exact(AttnLRP(with_activation(vit, Named())).attribute(images, target=1), expected)
+    exact(AttnLRP(with_activation(vit, Named(HiddenGELU()))).attribute(images, target=1), expected)
     relevance.register_rule(HiddenGELU, relevance.passes)
     expected = LRP(with_activation(vit, PlainGELU())).attribute(images, target=1)
     exact(
-        LRP(with_activation(vit, Named())).attribute(images, target=1) / expected.abs().max(),
+        LRP(with_activation(vit, Named(HiddenGELU()))).attribute(images, target=1) / expected.abs().max(),
         expected / expected.abs().max(),
     )
 
@@ -179,9 +206,11 @@ def test_a_rule_of_a_module_that_is_called_by_name(vit, images):
 def test_a_module_that_writes_over_its_input_can_not_have_a_rule(vit, images):
     register_rule(InPlaceGELU, gated(slope=0.5))
     relevance.register_rule(InPlaceGELU, relevance.passes)
-    for method in (AttnLRP, LRP):
-        with pytest.raises(RuntimeError, match=r"blocks\.1\.mlp\.act \(InPlaceGELU\) changes its input in place"):
-            method(with_activation(vit, InPlaceGELU())).attribute(images, target=1)
+    writers = [InPlaceGELU(), InPlaceGELU(HiddenWriter), Named(InPlaceGELU(HiddenInPlace))]
+    for writer in writers:
+        for method in (AttnLRP, LRP):
+            with pytest.raises(RuntimeError, match=r"mlp\.act\S* \(InPlaceGELU\) changes its input in place"):
+                method(with_activation(vit, writer)).attribute(images, target=1)
 
 
 def test_an_error_inside_a_module_with_a_rule_leaves_nothing_behind(vit, images):
@@ -242,7 +271,9 @@ def test_what_changes_no_gradient_is_not_refused():
         y = layer(x) + 0
         first, turned = y[0], y.T
         y.add_(1)
+        y[1].add_(0)
         y[:, 0] = x.sum(1)
+        y[0].mul_(1)
         total = (first * 2).sum() + turned.reshape(-1).sum()
     (gradient,) = torch.autograd.grad(total, x)
     weight = layer.weight.detach()
