@@ -28,5 +28,5 @@ pictures: ## draw the pictures of the docs: methods, metrics, report
 	python docs/method_pictures.py
 	python docs/report_picture.py
 
-bench: ## measure speed and memory, peers in an environment of their own, into benchmarks/results/
+bench: ## measure speed and memory, peers in environments of their own, into benchmarks/results/ and the docs
 	python benchmarks/speed.py

@@ -1,8 +1,8 @@
-"""Speed in three parts: LeGrad and every method beside other packages, and high resolution beside plain references.
+"""Speed in parts: LeGrad and every method beside other packages, high resolution beside plain references, and a GPU.
 
 Each subject of a case of LeGrad is measured in a process of its own (`speed_worker.py`), on the same weights, images
 and prompt embeddings. The processes of a case take turns, so that a slow minute of the machine meets all of them. For
-the methods see `methods_speed.py`, for the last part `resolution.py`.
+the methods see `methods_speed.py`, for the others `resolution.py` and `gpu_speed.py`.
 
     python benchmarks/speed.py             # three quarters of an hour on two cores; writes results and the docs page
     python benchmarks/speed.py methods     # one part
@@ -25,10 +25,17 @@ import open_clip
 import torch
 import torch.nn.functional as F
 from environments import HERE, commit, machine
+from goals import Goal, overview
+from gpu_speed import FIELDS as GPU_FIELDS
+from gpu_speed import GOALS as GPU_GOALS
+from gpu_speed import gpu_section, measure_gpu
+from legrad_tables import FIELDS, legrad_section
+from legrad_tables import GOALS as LEGRAD_GOALS
 from methods_speed import FIELDS as METHODS_FIELDS
 from methods_speed import measure_methods, methods_section
-from report import FIELDS, Row, append_rows, legrad_section, write_page
+from report import COMMANDS, Row, append_rows, latest_runs, sections, write_page
 from resolution import FIELDS as RESOLUTION_FIELDS
+from resolution import GOALS as RESOLUTION_GOALS
 from resolution import measure_resolution, resolution_section
 from subjects import Subject, Worker, WorkerFailedError, find_subjects
 
@@ -173,25 +180,51 @@ def measure_legrad(options: argparse.Namespace) -> list[Row]:
 
 @dataclass(frozen=True)
 class Part:
-    """One of the things that are measured: how, into which file and fields, and what the docs page says of a run."""
+    """One of the things that are measured: how, into which file and fields, and what the docs page says of a run.
+
+    ``commands`` measure it, by device; ``goals`` are what it is held to.
+    """
 
     measure: Callable[[argparse.Namespace], list[Row]]
     results: str
     fields: Sequence[str]
     section: Callable[[Sequence[Row]], str]
+    goals: Sequence[Goal] = ()
+    commands: dict[str, str] = field(default_factory=lambda: COMMANDS)
+    dtype: str = "float32"
+
+    @property
+    def file(self) -> Path:
+        """Its rows."""
+        return HERE / "results" / f"{self.results}.csv"
 
 
 PARTS = {
-    "legrad": Part(measure_legrad, "speed", FIELDS, legrad_section),
+    "legrad": Part(measure_legrad, "speed", FIELDS, legrad_section, LEGRAD_GOALS),
     "methods": Part(measure_methods, "methods_speed", METHODS_FIELDS, methods_section),
-    "resolution": Part(measure_resolution, "resolution", RESOLUTION_FIELDS, resolution_section),
+    "resolution": Part(measure_resolution, "resolution", RESOLUTION_FIELDS, resolution_section, RESOLUTION_GOALS),
+    "gpu": Part(
+        *(measure_gpu, "gpu_speed", GPU_FIELDS, gpu_section, GPU_GOALS),
+        commands={"cuda": "python benchmarks/speed.py gpu --device cuda"},
+        dtype="bfloat16",
+    ),
 }
+
+
+def write_pages(page: Path = PAGE) -> None:
+    """Puts the latest run of every part into the docs page, and what they reached."""
+    runs = {name: latest_runs(part.file) for name, part in PARTS.items()}
+    for name, part in PARTS.items():
+        write_page(page, name, sections(runs[name], part.section, part.commands))
+    parts = ((part.goals, runs[name], part.commands) for name, part in PARTS.items())
+    write_page(page, "goals", overview(parts) + "\n")
 
 
 def main() -> None:
     """Measures, appends to the csv files, prints the tables and rewrites the docs page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="part", help=f"{' or '.join(PARTS)}; all by default")
+    parser.add_argument("--tables", action="store_true", help="measure nothing, write the docs page from the results")
     parser.add_argument("--quick", action="store_true", help="few cases and subjects, one call each")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=2)
@@ -202,6 +235,9 @@ def main() -> None:
     options = parser.parse_args()
     if unknown := set(options.parts) - set(PARTS):
         parser.error(f"argument part: must be {' or '.join(PARTS)}, got {', '.join(sorted(unknown))}")
+    if options.tables:
+        write_pages()
+        return
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("argument --device: torch finds no CUDA device here")
     if options.quick:
@@ -212,17 +248,18 @@ def main() -> None:
         "machine": machine(),
         "device": options.device,
         "threads": options.threads,
-        "dtype": "float32",
     }
     for name in options.parts or PARTS:
         part = PARTS[name]
-        rows = [row | run for row in part.measure(options)]
+        if options.device not in part.commands and not options.quick:
+            print(f"{name} is not measured here: {part.commands['cuda']}", flush=True)
+            continue
+        rows = [row | run | {"dtype": part.dtype} for row in part.measure(options)]
         quick = HERE.parent / "out" / f"{part.results}-quick.csv"
-        results = quick if options.quick else HERE / "results" / f"{part.results}.csv"
-        append_rows(results, rows, part.fields)
+        append_rows(quick if options.quick else part.file, rows, part.fields)
         print("", part.section(rows), sep="\n")
         if not options.quick:
-            write_page(PAGE, name, results, part.section)
+            write_pages()
 
 
 if __name__ == "__main__":

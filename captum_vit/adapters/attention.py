@@ -10,6 +10,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from captum_vit.adapters.fused import Product, Softmax, Source, product_sums
 from captum_vit.adapters.sums import column_sums
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "propagate",
     "query_chunks",
     "rows_of",
+    "source_of",
     "start_row",
 ]
 
@@ -40,14 +42,20 @@ class LazyMap:
         shape: (B, h, Q, N): batch, heads, query tokens, key tokens.
         form_rows: from an index of query rows (r,) and a slice of the heads to those rows of those heads, (B, g, r, N).
         like: a tensor or map with the dtype and the device of the rows.
+        source: what the rows are formed of, for kernels that form and reduce them in one.
     """
 
     def __init__(
-        self, shape: Sequence[int], form_rows: Callable[[Tensor, slice], Tensor], like: Tensor | LazyMap
+        self,
+        shape: Sequence[int],
+        form_rows: Callable[[Tensor, slice], Tensor],
+        like: Tensor | LazyMap,
+        source: Source | None = None,
     ) -> None:
         self.shape = torch.Size(shape)
         self.dtype: torch.dtype = like.dtype
         self.device: torch.device = like.device
+        self.source = source
         self._form_rows = form_rows
 
     def rows(self, index: Tensor, heads: slice = ALL_HEADS) -> Tensor:
@@ -95,8 +103,8 @@ class AttentionRecord:
     @property
     def attention(self) -> LazyMap:
         """The probabilities A = softmax(scale * Q Kᵀ + bias), at least in float32."""
-        scores = self.scores
-        return LazyMap(self.shape, lambda index, heads: scores.rows(index, heads).softmax(-1), scores)
+        scores, source = self.scores, Softmax(Product(self.query, self.key), self.scale, self.bias)
+        return LazyMap(self.shape, lambda index, heads: scores.rows(index, heads).softmax(-1), scores, source)
 
     @property
     def scores(self) -> LazyMap:
@@ -146,7 +154,7 @@ class AttentionRecord:
         def form_rows(index: Tensor, heads: slice) -> Tensor:
             return gradient[:, heads, index] @ value[:, heads].transpose(-2, -1)  # (B, g, r, N)
 
-        return LazyMap(self.shape, form_rows, gradient)
+        return LazyMap(self.shape, form_rows, gradient, Product(output_gradient, self.value))
 
     def gradient_sums(self, output_gradient: Tensor, *, positive: bool = True) -> Tensor:
         """The sum of (∂s/∂A)⁺ over heads and query tokens, (B, N), at least in float32; no map is held whole.
@@ -155,6 +163,9 @@ class AttentionRecord:
             output_gradient: see `gradient`.
             positive: False sums ∂s/∂A itself.
         """
+        fused = product_sums(Product(output_gradient, self.value), "positive" if positive else "plain")
+        if fused is not None:
+            return fused.sum(1)
         gradient, value = relevance_dtype(output_gradient), relevance_dtype(self.value)
         with torch.autocast(gradient.device.type, enabled=False):
             return column_sums(gradient, value, positive=positive)
@@ -195,6 +206,11 @@ def _alone(tensor: Tensor) -> Tensor:
 def rows_of(attention: AttentionLike, index: Tensor, heads: slice = ALL_HEADS) -> Tensor:
     """The query rows ``index`` (r,) of all or some heads of a held or lazy map; returns (B, g, r, N)."""
     return attention.rows(index, heads) if isinstance(attention, LazyMap) else attention[:, heads, index]
+
+
+def source_of(attention: AttentionLike) -> Source | None:
+    """What a lazy map is formed of, where it says so."""
+    return attention.source if isinstance(attention, LazyMap) else None
 
 
 def query_chunks(attention: AttentionLike, rows: Tensor | None = None, *, by_head: bool = False) -> Iterator[Tensor]:

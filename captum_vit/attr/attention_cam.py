@@ -58,7 +58,7 @@ def attention_cam(
     """
     checked_choice("gradient_mean", gradient_mean, _GRADIENT_MEANS)
     if gradient_mean == "map":
-        weights = head_sums(gradient, lambda rows: rows) / (gradient.shape[2] * gradient.shape[3])
+        weights = head_sums(gradient, "plain") / (gradient.shape[2] * gradient.shape[3])
     else:
         weights = _pooled_row(gradient, start)[..., num_prefix_tokens:].mean(-1)
     return (weights[..., None] * _pooled_row(attention, start)).sum(1)

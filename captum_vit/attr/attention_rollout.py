@@ -7,8 +7,9 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from captum_vit.adapters.attention import AttentionLike, propagate, start_row
+from captum_vit.adapters.attention import AttentionLike, propagate, source_of, start_row
 from captum_vit.adapters.capture import trace
+from captum_vit.adapters.fused import softmax_sums
 from captum_vit.attr.base import ViTAttribution
 from captum_vit.attr.rows import (
     JOINS,
@@ -81,6 +82,11 @@ def attention_rollout(
     else:
         row = pad_prefix(normalise_rows(propagate(start_row(pooler, start), [pooler], fuse)), attentions[-1].shape[3])
     for attention in reversed(attentions):
+        is_mean = head_fusion == "mean" and not discard_ratio
+        sums = softmax_sums(row, source_of(attention)) if is_mean else None
+        if sums is not None:  # rows of a softmax are normalised already
+            row = (1 - residual) * sums.mean(1) + residual * row
+            continue
         if discard_ratio:
             attention = discard_smallest([attention], fuse, discard_ratio, keep_first=True)
         finish = partial(normalised, attention.shape[1])

@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.linalg import vector_norm
 
 from captum_vit.adapters.attention import (
     AttentionLike,
@@ -175,7 +176,7 @@ class BidirectionalAttention(ViTAttribution):
             weights = self._head_weights(traced.logits, targets, [*blocks, *poolers])
         else:
             parts = block_parts(adapter, images)[self.start_block :]
-            lengths = [(each.passed.norm(dim=-1), each.entering.norm(dim=-1)) for each in parts]
+            lengths = [(vector_norm(each.passed, dim=-1), vector_norm(each.entering, dim=-1)) for each in parts]
             weights = [[passed / entering.where(entering > 0, torch.inf) for passed, entering in lengths]] * len(
                 feedback
             )

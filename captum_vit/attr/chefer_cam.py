@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from captum_vit.adapters.attention import AttentionLike, propagate, start_row
+from captum_vit.adapters.attention import AttentionLike, start_row
 from captum_vit.adapters.capture import trace
 from captum_vit.attr.base import ViTAttribution
 from captum_vit.attr.gradients import attention_gradients
-from captum_vit.attr.rows import checked_start_block, pad_prefix
+from captum_vit.attr.rows import checked_start_block, pad_prefix, weighted_row
 
 __all__ = ["CheferCAM", "chefer_cam"]
 
@@ -49,18 +49,15 @@ def chefer_cam(
         B.4).
     """
 
-    def weighted(_: Tensor, attention: Tensor, gradient: Tensor) -> Tensor:
-        return (gradient * attention).clamp_(min=0)
-
-    def step(row: Tensor, maps: tuple[AttentionLike, AttentionLike]) -> Tensor:
-        return propagate(row, maps, weighted, join=torch.add) / maps[0].shape[1]
+    def step(row: Tensor, attention: AttentionLike, gradient: AttentionLike) -> Tensor:
+        return weighted_row(row, attention, gradient=gradient) / attention.shape[1]
 
     if pooler is None:
         row = start_row(attentions[-1], start)
     else:
-        row = pad_prefix(step(start_row(pooler[0], start), pooler), attentions[-1].shape[3])
-    for maps in zip(reversed(attentions), reversed(gradients), strict=True):
-        row = row + step(row, maps)
+        row = pad_prefix(step(start_row(pooler[0], start), *pooler), attentions[-1].shape[3])
+    for attention, gradient in zip(reversed(attentions), reversed(gradients), strict=True):
+        row = row + step(row, attention, gradient)
     return row
 
 

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.linalg import vector_norm
 
 from captum_vit.adapters.attention import AttentionRecord
 from captum_vit.adapters.branch import InDtype
@@ -163,7 +164,7 @@ class GEM(ViTAttribution):
     def _adapted(self, norm: nn.Module, tokens: Tensor, record: AttentionRecord) -> Tensor:
         """τ of each image, (B,)."""
         with InDtype(tokens.dtype):
-            lengths: Tensor = norm(tokens).norm(dim=-1)  # (B, N)
+            lengths: Tensor = vector_norm(norm(tokens), dim=-1)  # (B, N)
         temperature: Tensor = record.query.shape[-1] ** 0.5 / lengths.mean(1)
         return temperature
 

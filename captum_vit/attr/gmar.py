@@ -8,12 +8,12 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from captum_vit.adapters.attention import AttentionLike, propagate, start_row
+from captum_vit.adapters.attention import AttentionLike, start_row
 from captum_vit.adapters.capture import trace
 from captum_vit.attr.base import ViTAttribution
 from captum_vit.attr.gradients import attention_gradients
 from captum_vit.attr.options import checked_choice, checked_number
-from captum_vit.attr.rows import head_sums, pad_prefix
+from captum_vit.attr.rows import head_sums, pad_prefix, weighted_row
 
 __all__ = ["GMAR", "gmar", "gmar_head_norms", "gmar_rollout"]
 
@@ -39,7 +39,7 @@ def gmar_head_norms(gradient: AttentionLike, norm: Norm = "l1") -> Tensor:
         arXiv:2504.19414, eq. 2.
     """
     _check_options(norm=norm)
-    return head_sums(gradient, torch.abs) if norm == "l1" else head_sums(gradient, torch.square).sqrt()
+    return head_sums(gradient, "absolute") if norm == "l1" else head_sums(gradient, "square").sqrt()
 
 
 def gmar_rollout(
@@ -86,7 +86,7 @@ def gmar_rollout(
     origin = row = start_row(attentions[-1], start)
     blocks = list(zip(attentions, head_weights, strict=True))
     for attention, weights in blocks if form == "recursion" else reversed(blocks):
-        row = _weighted_heads(row, attention, weights) + residual * (origin if form == "recursion" else row)
+        row = weighted_row(row, attention, head_weights=weights) + residual * (origin if form == "recursion" else row)
     return row
 
 
@@ -141,7 +141,7 @@ def gmar(
         attention, gradient = pooler
         pooler_norms = gmar_head_norms(gradient, norm)
         shares = _share(pooler_norms, pooler_norms.sum(-1, keepdim=True))
-        pooled = _weighted_heads(start_row(attention, start), attention, shares)
+        pooled = weighted_row(start_row(attention, start), attention, head_weights=shares)
         start = pad_prefix(pooled, attentions[-1].shape[3])
     return gmar_rollout(attentions, weights, residual=residual, form=form, start=start)
 
@@ -153,12 +153,6 @@ def _check_options(
     checked_choice("weight_scope", weight_scope, get_args(WeightScope))
     checked_number("residual", residual, 0)
     checked_choice("form", form, get_args(Form))
-
-
-def _weighted_heads(row: Tensor, attention: AttentionLike, weights: Tensor) -> Tensor:
-    """``row Σ_h w_h A_h`` for a row (B, Q) and weights (B, h)."""
-    of_each_row = weights[:, :, None, None].expand(-1, -1, attention.shape[2], 1)  # a map of one column
-    return propagate(row, [attention, of_each_row], lambda _, rows, each: rows * each, join=torch.add)
 
 
 def _share(norms: Tensor, total: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.linalg import vector_norm
 
 from captum_vit.adapters.tokens import trace_tokens
 from captum_vit.attr.base import ViTAttribution, only_tensor
@@ -41,7 +42,7 @@ def find_sinks(tokens: Tensor, *, factor: float = 3.0, threshold: float | None =
     References:
         arXiv:2309.16588, section 2.1, which takes a fixed length.
     """
-    length = tokens.norm(dim=-1)
+    length = vector_norm(tokens, dim=-1)
     limit = factor * length.median(-1, keepdim=True).values if threshold is None else threshold
     sinks: Tensor = length > limit
     return sinks

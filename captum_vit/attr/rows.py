@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from captum_vit.adapters.attention import AttentionLike, head_groups, query_chunks, rows_of
+from captum_vit.adapters.attention import AttentionLike, head_groups, propagate, query_chunks, rows_of, source_of
+from captum_vit.adapters.fused import Kind, product_sums, softmax_sums
 from captum_vit.attr.options import checked_block, checked_choice, checked_number
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "head_sums",
     "normalise_rows",
     "pad_prefix",
+    "weighted_row",
     "with_identity",
 ]
 
@@ -58,13 +60,54 @@ def fuse_heads(rows: Tensor, head_fusion: HeadFusion) -> Tensor:
     return _FUSIONS[head_fusion](rows)
 
 
-def head_sums(attention: AttentionLike, of: Callable[[Tensor], Tensor]) -> Tensor:
+_OF: dict[Kind, Callable[[Tensor], Tensor]] = {
+    "positive": lambda rows: rows.clamp(min=0),
+    "plain": lambda rows: rows,
+    "absolute": torch.abs,
+    "square": torch.square,
+}
+
+
+def head_sums(attention: AttentionLike, kind: Kind) -> Tensor:
     """The sum of a function of each entry over each head's map, (B, h), without a map being held."""
+    fused = product_sums(source_of(attention), kind)
+    if fused is not None:
+        return fused.sum(2)
+    of = _OF[kind]
     total = torch.zeros(attention.shape[:2], dtype=attention.dtype, device=attention.device)
     for index in query_chunks(attention, by_head=True):
         for heads in head_groups(attention, len(index)):
             total[:, heads] += of(rows_of(attention, index, heads)).sum((2, 3))
     return total
+
+
+def weighted_row(
+    row: Tensor, attention: AttentionLike, *, gradient: AttentionLike | None = None, head_weights: Tensor | None = None
+) -> Tensor:
+    """``row Σ_h w_h A_h``, or with a gradient ``row Σ_h w_h (∇A_h ∘ A_h)⁺``, without a map being held.
+
+    Args:
+        row: relevance of the query tokens, (B, Q).
+        attention: A, (B, h, Q, N).
+        gradient: ∇A, of the same shape.
+        head_weights: w, (B, h); 1 by default.
+
+    Returns:
+        Relevance of the key tokens, (B, N).
+    """
+    maps = [attention] if gradient is None else [attention, gradient]
+    fused = softmax_sums(row, *map(source_of, maps))
+    if fused is not None:
+        return (fused if head_weights is None else fused * head_weights[..., None]).sum(1)
+    if head_weights is not None:
+        maps.append(head_weights[:, :, None, None].expand(-1, -1, attention.shape[2], 1))  # a map of one column
+
+    def fuse(_: Tensor, rows: Tensor, *factors: Tensor) -> Tensor:
+        if gradient is not None:
+            rows = (factors[0] * rows).clamp_(min=0)
+        return rows if head_weights is None else rows * factors[-1]
+
+    return propagate(row, maps, fuse, join=torch.add)
 
 
 def with_identity(rows: Tensor, index: Tensor, residual: float) -> Tensor:

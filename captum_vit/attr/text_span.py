@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.linalg import vector_norm
 
 from captum_vit.adapters.attention import AttentionRecord
 from captum_vit.adapters.base import Adapter
@@ -198,7 +199,7 @@ class TextSpan(ViTAttribution):
         rows = torch.eye(embedding.shape[1]).to(embedding)
         if isinstance(adapter, PromptClassifier):
             if adapter.normalize:
-                length = embedding.norm(dim=-1, keepdim=True)
+                length = vector_norm(embedding, dim=-1, keepdim=True)
             if targets is not None:
                 rows = adapter.embeddings.to(embedding) * adapter.scale
         if targets is not None:

@@ -8,6 +8,7 @@ from typing import Literal, get_args
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.linalg import vector_norm
 
 from captum_vit.adapters.attention import AttentionLike, propagate, start_row
 from captum_vit.adapters.capture import trace
@@ -44,8 +45,8 @@ def transformation_weights(before: Tensor, after: Tensor) -> Tensor:
     References:
         arXiv:2403.14552, transformation weights and NECC.
     """
-    length = before.norm(dim=-1)
-    ratio = after.norm(dim=-1) / length.where(length > 0, torch.inf)
+    length = vector_norm(before, dim=-1)
+    ratio = vector_norm(after, dim=-1) / length.where(length > 0, torch.inf)
     weights: Tensor = ratio * F.cosine_similarity(before, after, dim=-1).softmax(-1)
     return weights
 
@@ -145,7 +146,7 @@ class TokenTM(ViTAttribution):
                 gradients,
                 [attention for attention, _ in weights],
                 [mlp for _, mlp in weights],
-                parts[0].entering.norm(dim=-1),
+                vector_norm(parts[0].entering, dim=-1),
                 start=start,
                 pooler=pooler,
             )

@@ -14,6 +14,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from without_float64 import Device, OnDevice, on_device
 
 from captum_vit import GMAR, METHODS, AttentionCAM, AttentionRollout, CheferCAM, RawAttention, adapt
 from captum_vit.adapters import attention, shared_passes, trace, trace_last
@@ -205,6 +206,32 @@ def test_float32_models_are_explained_without_float64(single, name):
         method.attribute(images, target=1)
     assert (seen.dtypes[torch.float64] > 0) == (name in IN_FLOAT64)
     assert seen.dtypes[torch.float32] > 0
+
+
+HALF_WAY = {"dtype": torch.float32}
+"""The option of methods whose rules are computed in float64 by default."""
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_device_without_float64_explains(single, name):
+    """Tensors of the host and of the device do not meet, either."""
+    model, images = single
+    options = HALF_WAY if IN_FLOAT64.get(name) == "its rules" else {}
+    options |= cases.QUICK.get(METHODS[name], {})
+    expected = METHODS[name](model, **options).attribute(images, target=1)
+    with Device():
+        method = METHODS[name](on_device(model), **options)
+        actual = method.attribute(OnDevice(images), target=1)
+    assert isinstance(actual, OnDevice)
+    torch.testing.assert_close(actual.inner, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("name", [name for name, why in IN_FLOAT64.items() if why == "its rules"])
+def test_rules_in_float64_say_what_to_do_there(single, name):
+    model, images = single
+    message = r"dtype must be torch\.float32 on mps, which has no float64, got torch\.float64"
+    with Device(), pytest.raises(ValueError, match=message):
+        METHODS[name](on_device(model)).attribute(OnDevice(images), target=1)
 
 
 @pytest.fixture(scope="module")

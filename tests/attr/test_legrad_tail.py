@@ -55,6 +55,25 @@ def test_short_way_gives_the_same_numbers_for_less_work(name, whole_block):
     assert whole_work - short_work >= len(TARGETS) * len(case.images) * (tokens - 1) * per_token
 
 
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("name", WITH_TAIL)
+def test_short_way_stays_close_in_half_precision(name, half, monkeypatch):
+    """To 2e-2 of the range: of models in half precision, and of float32 models under autocast."""
+    case = cases.case(name)
+    cast, single = copy.deepcopy(case.model).to(half), copy.deepcopy(case.model).float()
+
+    def explained() -> list[Tensor]:
+        maps = [LeGrad(cast).attribute_targets(case.images.to(half), TARGETS)]
+        with torch.autocast("cpu", half):
+            return [*maps, LeGrad(single).attribute_targets(case.images.float(), TARGETS)]
+
+    short = explained()
+    monkeypatch.setattr(LinearCut, "takes", lambda *_: False)
+    for actual, expected in zip(short, explained(), strict=True):
+        assert expected.dtype == torch.float32
+        assert float((actual - expected).abs().max() / (expected.max() - expected.min())) < 2e-2
+
+
 def test_work_of_a_target_is_that_of_the_algebra(vit, images):
     """Per token the MLP's first layer, the output projection and G Vᵀ; the MLP's second layer once an image."""
     batch, tokens, width, hidden, classes = 3, 25, 24, 96, 5

@@ -28,7 +28,7 @@ from methods_speed import (
     write_workload,
 )
 from methods_worker import FORWARD_BACKWARD, Measured, bare_passes, our_calls, timm_model, torchvision_model
-from report import append_rows, write_page
+from report import COMMANDS, append_rows, latest_runs, sections, write_page
 from subjects import Subject, WorkerFailedError
 
 SMALL = {"img_size": 64, "embed_dim": 96, "depth": 12, "num_heads": 3, "num_classes": 10}
@@ -204,7 +204,8 @@ def test_the_page_shows_the_latest_run(rows, tmp_path):
     page.write_text(text)
     append_rows(results, [row | {"date": "yesterday", "median_s": 7} for row in rows], FIELDS)
     append_rows(results, rows, FIELDS)
-    write_page(page, "methods", results, methods_section)
+    told = sections(latest_runs(results), methods_section, COMMANDS)
+    write_page(page, "methods", told)
     written = page.read_text()
     assert written.startswith(
         "before\n<!-- methods: written by benchmarks/speed.py from here -->\n### cpu\n\nm; 2 threads;"
@@ -216,4 +217,4 @@ def test_the_page_shows_the_latest_run(rows, tmp_path):
     assert "7.000" not in written
     assert "old" not in written
     with pytest.raises(ValueError, match=r"page\.md must hold the marks '<!-- legrad: written by"):
-        write_page(page, "legrad", results, methods_section)
+        write_page(page, "legrad", told)

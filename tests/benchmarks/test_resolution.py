@@ -10,8 +10,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 from methods_speed import write_workload
 from methods_worker import timm_model
-from report import append_rows, write_page
-from resolution import FIELDS, add_differences, goals, resolution_section, time_statistics
+from resolution import FIELDS, GOALS, add_differences, resolution_section, time_statistics
 from resolution_worker import METHODS, PLAIN, REFERENCES, Measured, eager_maps
 
 SMALL = {"img_size": 96, "patch_size": 8, "embed_dim": 48, "depth": 4, "num_heads": 3, "num_classes": 5}
@@ -67,22 +66,19 @@ def rows_of(seconds):
 
 def test_goals_are_ratios_of_one_run():
     seconds = {(224, PLAIN + "chefer-cam"): 4, (224, "chefer-cam"): 2, (224, "attention-rollout"): 1.5}
-    seconds |= {(448, PLAIN + "chefer-cam"): 8, (448, "chefer-cam"): 2}
+    seconds |= {(448, PLAIN + "chefer-cam"): 8, (448, "chefer-cam"): 2, (1024, "gmar"): 12.5}
     seconds |= {(448, PLAIN + "attention-rollout"): 3, (448, "attention-rollout"): 1.5}
-    assert [got for _, _, got in goals(rows_of(seconds))] == [0.5, 0.5, 0.25, 0.25, 1.5, 0.5]
-    assert [most for _, most, _ in goals(rows_of(seconds))] == [1 / 2, 1 / 4, 1 / 3, 1 / 4, 1.15, 1 / 1.5]
+    found = [(each.limit, each.measured(rows_of(seconds))) for each in GOALS]
+    assert found[:6] == [(1 / 2, 0.5), (1 / 3, 0.25), (1 / 4, 0.5), (1 / 4, 0.25), (1.15, 1.5), (1 / 1.5, 0.5)]
+    assert found[6:] == [(2000, None), (2000, None), (2000, 1250), (2000, None), (2000, None)]
 
 
-def test_the_page_says_what_was_reached(tmp_path):
+def test_a_section_says_what_was_reached():
     timed = rows_of({(224, "forward"): 1, (224, PLAIN + "chefer-cam"): 4, (224, "chefer-cam"): 3})
     large = [each | {"median_s": ""} for each in rows_of({(1024, "forward"): 2, (1024, "gmar"): 12.5})]
-    append_rows(tmp_path / "resolution.csv", timed + large, FIELDS)
-    page = tmp_path / "page.md"
-    marks = "<!-- resolution: written by benchmarks/speed.py from here -->\n", "<!-- resolution: to here -->"
-    page.write_text("".join(marks))
-    write_page(page, "resolution", tmp_path / "resolution.csv", resolution_section)
-    text = page.read_text()
-    assert "| CheferCAM at 224, time, × plain | 0.50 | 0.75 | no |" in text
+    text = resolution_section(timed + large)
+    assert "| CheferCAM, 1 image at 224: time, × plain | at most 0.50 | 0.75 | no |" in text
+    assert "| gmar, 1 image at 1024: memory over the model, MB | at most 2000 | 1250 | yes |" in text
     assert "| 224 | chefer-cam | 3.000 | 3.000 | 3.00 | 1 | 300 |  |" in text
     assert "| subject | 1024×1024, 5 tokens |" in text
     assert "| gmar | 1250 |" in text

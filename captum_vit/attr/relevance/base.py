@@ -42,6 +42,8 @@ class RelevanceAttribution(ViTAttribution):
         self.dtype = dtype
 
     def _trace_relevance(self, images: Tensor) -> RelevanceTrace:
+        if self.dtype == torch.float64 and images.device.type == "mps":
+            raise ValueError(f"dtype must be torch.float32 on {images.device}, which has no float64, got {self.dtype}.")
         return trace_relevance(self.forward_func, images, self.rules, self.dtype)
 
     def _stacked(self, relevance: Sequence[Tensor], images: Tensor) -> Tensor:
