@@ -118,7 +118,12 @@ def _seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Inside, all generators that Captum's methods draw from start at the seed; afterwards they are as before."""
     plain, arrays = random.getstate(), np.random.get_state()  # noqa: NPY002
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
+        if device.type == "cpu":
+            torch.default_generator.manual_seed(
+                seed
+            )  # and not those of devices that are not used here, which takes long
+        else:
+            torch.manual_seed(seed)
         random.seed(seed)
         np.random.seed(seed % 2**32)  # noqa: NPY002
         try:

@@ -251,8 +251,7 @@ class Measure:
             MissingAnnotationError: the dataset does not know what the metric needs.
         """
         if isinstance(self.empty, ModelMetric):
-            images, *inputs = [torch.cat(each) for each in zip(*self._fed(cases), strict=True)]
-            return self._states_at_once(self.empty, images[:1].expand_as(images), *inputs)  # one image
+            return self._states_at_once(self.empty, self._fed(cases))
         regions = [list(some) for _, some in groupby(cases, lambda case: id(case.region))]
         return [state for some in regions for state in self._states_of_region(some)]
 
@@ -261,12 +260,13 @@ class Measure:
         if not fed:
             return [None] * len(cases)
         if isinstance(self.empty, RowMetric) and self._feed is not _method:
-            return self._states_at_once(self.empty, *(torch.cat(each) for each in zip(*fed, strict=True)))
+            return self._states_at_once(self.empty, fed)
         asked = [self.metric(case.explainer) for case in cases]
         return [_gained(metric, partial(metric.update, *each)) for metric, each in zip(asked, fed, strict=True)]
 
-    def _states_at_once(self, metric: RowMetric, *inputs: Tensor) -> list[State | None]:
-        return [_gained(metric, partial(metric.add_rows, row)) for row in metric.rows(*inputs).split(1)]
+    def _states_at_once(self, metric: RowMetric, fed: Sequence[tuple[Tensor, ...]]) -> list[State | None]:
+        rows = metric.rows(*(_together(each) for each in zip(*fed, strict=True)))
+        return [_gained(metric, partial(metric.add_rows, row)) for row in rows.split(1)]
 
     def _fed(self, cases: Sequence[Case]) -> list[tuple[Tensor, ...]]:
         """What ``update`` takes of each map; nothing of regions that it does not ask about."""
@@ -280,6 +280,13 @@ class Measure:
         if id(explainer) not in self._metrics:
             self._metrics[id(explainer)] = self._build(explainer)
         return self._metrics[id(explainer)]
+
+
+def _together(tensors: tuple[Tensor, ...]) -> Tensor:
+    """(B, …): many of one; without copies where all are the same, such as the image or the mask."""
+    once = tensors[0]
+    same = all(each.data_ptr() == once.data_ptr() and each.shape == once.shape for each in tensors)
+    return once.expand(len(tensors), *once.shape[1:]) if same else torch.cat(tensors)
 
 
 def _gained(metric: Metric, adding: Callable[[], None]) -> State:

@@ -5,6 +5,7 @@ from oracle import exact
 from sklearn.metrics import average_precision_score
 
 from captum_vit.metrics.functional import foreground_average_precision, two_channel_average_precision
+from captum_vit.metrics.functional.average_precision import _by_rank, average_precision
 
 METRICS = [foreground_average_precision, two_channel_average_precision]
 FULL = torch.ones_like(L)
@@ -97,3 +98,16 @@ def test_bad_scale():
         two_channel_average_precision(B, L, normalise="none")
     with pytest.raises(ValueError, match=r"normalise must be one of min_max, clip_min_max, none, got 'max'\."):
         two_channel_average_precision(B, L, normalise="max")
+
+
+def test_both_ways_to_count_give_the_same():
+    """The one that a CPU takes is held against the formula above."""
+    generator = torch.Generator().manual_seed(2)
+    scores = torch.randint(9, (6, 200), generator=generator) / 8
+    counted = torch.rand(6, 200, generator=generator) > 0.2
+    labels = counted & (torch.rand(6, 200, generator=generator) > 0.6)
+    labels[4] = False
+    labels[5], counted[5] = True, True
+    found, expected = _by_rank(scores, labels, counted), average_precision(scores, labels, counted)
+    torch.testing.assert_close(found, expected, rtol=1e-14, atol=0, equal_nan=True)
+    assert found.isnan().tolist() == [False] * 4 + [True, False]

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from math import nan
+from typing import Any
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from captum_vit.metrics.functional.maps import IGNORE, Normalisation, check_pair, is_unscorable, normalised
@@ -97,6 +102,25 @@ def average_precision(scores: Tensor, labels: Tensor, counted: Tensor) -> Tensor
         labels: (B, N) boolean, what is to be found.
         counted: (B, N) boolean, what takes part; holds all labels.
     """
+    return (_by_sorting if scores.is_cpu else _by_rank)(scores, labels, counted)
+
+
+def _by_rank(scores: Tensor, labels: Tensor, counted: Tensor) -> Tensor:
     (found, found_before), (seen, _) = counts_by_rank(scores, labels, counted)
     precision = found.double() / seen.clamp(min=1)  # nothing is found where nothing is seen
     return ((found - found_before) * precision).sum(1) / labels.sum(1)
+
+
+def _by_sorting(scores: Tensor, labels: Tensor, counted: Tensor) -> Tensor:
+    """The same, as the mean precision at what is to be found: a CPU sorts much faster where it need not keep track."""
+    rows = zip(*(each.detach().numpy() for each in (scores, labels, counted)), strict=True)
+    values = [_mean_precision(np.sort(row[right]), np.sort(row[seen])) for row, right, seen in rows]
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def _mean_precision(right: NDArray[np.floating[Any]], seen: NDArray[np.floating[Any]]) -> float:
+    """Of the sorted scores of what is to be found, and of all that take part; NaN where nothing is to be found."""
+    if not len(right):
+        return nan
+    found, met = (len(each) - np.searchsorted(each, right) for each in (right, seen))  # how many are as high
+    return float((found / met).mean())

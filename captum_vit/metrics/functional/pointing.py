@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from captum_vit.metrics.functional.fills import is_repeated
 from captum_vit.metrics.functional.maps import check_pair, is_unscorable
 
 __all__ = ["Ties", "pointing_game"]
@@ -64,7 +65,8 @@ def pointing_game(
     if undefined not in ("exclude", "reference"):
         raise ValueError(f"undefined must be 'exclude' or 'reference', got {undefined!r}.")
     maps, masks = check_pair(maps, masks)
-    near = _nearer_than(tolerance, masks == 1).flatten(1)
+    once = masks[:1] if is_repeated(masks) else masks
+    near = _nearer_than(tolerance, once == 1).expand_as(masks).flatten(1)
     flat = maps.flatten(1)
     if ties == "first":
         hits = near.gather(1, flat.argmax(1, keepdim=True))[:, 0]
