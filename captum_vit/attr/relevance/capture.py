@@ -153,7 +153,7 @@ class RelevanceCapture(AttentionCapture):
         args, kwargs = parameters_as_constants(func, args, kwargs or {})
         if self.sight.inside is not None:
             return func(*self._cast(args), **self._cast(kwargs))
-        given = list(moving((args, kwargs)))
+        given = moving(args, kwargs)
         if not given:
             return func(*args, **kwargs)
         if getattr(func, "__name__", "") == "__get__":

@@ -137,7 +137,7 @@ class BackwardRules(TorchFunctionMode):
         args, kwargs = parameters_as_constants(func, args, kwargs)
         if self._sight.inside is not None or not torch.is_grad_enabled():
             return func(*args, **kwargs)
-        depending = list(moving((args, kwargs)))
+        depending = moving(args, kwargs)
         if not depending:
             return func(*args, **kwargs)
         self._sight.check(depending)

@@ -38,14 +38,22 @@ _PASSING = """
 _HARMLESS = frozenset(_PASSING.split())
 
 
-def moving(value: Any) -> Iterator[Tensor]:
-    """The tensors in a value, also inside lists, tuples and dictionaries, that depend on what is differentiated."""
-    if isinstance(value, Tensor):
-        if value.requires_grad:
-            yield value
-    elif isinstance(value, (list, tuple, dict)):
-        for each in value.values() if isinstance(value, dict) else value:
-            yield from moving(each)
+def moving(*values: Any) -> list[Tensor]:
+    """The tensors among values, also inside lists, tuples and dictionaries, that depend on what is differentiated."""
+    found: list[Tensor] = []
+    _gather(values, found)
+    return found
+
+
+def _gather(values: Iterable[Any], found: list[Tensor]) -> None:
+    for value in values:
+        if isinstance(value, Tensor):
+            if value.requires_grad:
+                found.append(value)
+        elif isinstance(value, (list, tuple)):
+            _gather(value, found)
+        elif isinstance(value, dict):
+            _gather(value.values(), found)
 
 
 class Sight:
@@ -129,11 +137,13 @@ class Sight:
 
         def enters(module: nn.Module, args: Any) -> None:
             if sees():
-                self._enters(module, args)
+                with torch._C.DisableTorchFunction():  # attributes of tensors go through function modes, too
+                    self._enters(module, args)
 
         def leaves(module: nn.Module, args: Any, output: Any) -> None:
             if sees():
-                self.check(moving(output))
+                with torch._C.DisableTorchFunction():
+                    self.check(moving(output))
 
         common = [register_module_forward_pre_hook(enters), register_module_forward_hook(leaves)]
         try:
@@ -145,7 +155,7 @@ class Sight:
             self._handles.clear()
 
     def _enters(self, module: nn.Module, args: Any) -> None:
-        tensors = list(moving(args))
+        tensors = moving(args)
         self.check(tensors, lambda: running_module(besides=module))
         if tensors and isinstance(module, torch.jit.ScriptModule):
             raise self.hidden("scripted code", running_module())
@@ -165,7 +175,7 @@ class Sight:
         if threading.get_ident() != thread or self.inside is not module:
             return None
         try:
-            given = list(moving((args, kwargs)))
+            given = moving(args, kwargs)
             if output is None or not given:
                 return None
             if any(each._version != version for each, version in self._inputs) or any(map(_is_unmarked, given)):
