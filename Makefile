@@ -1,4 +1,4 @@
-.PHONY: help check test docs demo pictures bench
+.PHONY: help check test docs demo pictures tutorials bench
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -21,6 +21,9 @@ demo: ## run captum-vit demo, and put its figure and its table into the README
 
 pictures: ## draw the pictures of the metrics' pages
 	python docs/pictures.py
+
+tutorials: ## run the notebooks of docs/tutorials, and keep their outputs
+	python docs/tutorials.py
 
 bench: ## measure speed and memory, peers in an environment of their own, into benchmarks/results/
 	python benchmarks/speed.py
