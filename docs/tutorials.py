@@ -38,7 +38,8 @@ def executed(path: Path, folder: Path) -> NotebookNode:
         nbclient.exceptions.CellExecutionError: a cell that raises.
     """
     notebook = nbformat.read(path, as_version=4)
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": _WARNINGS}
+    environment = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}  # pictures go into cells
+    environment |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": _WARNINGS}
     environment |= dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), _NOWHERE)
     environment |= {"no_proxy": "", "NO_PROXY": ""}
     with TemporaryDirectory() as sockets:  # files, since the ports of notebooks that start at once may collide
