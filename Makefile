@@ -1,4 +1,4 @@
-.PHONY: help check test docs site demo pictures bench
+.PHONY: help check test docs site demo pictures tutorials bench
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -27,6 +27,9 @@ pictures: ## draw the pictures of the docs: methods, metrics, report
 	python docs/pictures.py
 	python docs/method_pictures.py
 	python docs/report_picture.py
+
+tutorials: ## run the notebooks of docs/tutorials, and keep their outputs
+	python docs/tutorials.py
 
 bench: ## measure speed and memory, peers in environments of their own, into benchmarks/results/ and the docs
 	python benchmarks/speed.py

@@ -17,7 +17,7 @@ from torch import Tensor
 from captum_vit import AttentionRollout, CheferCAM, LeGrad, PromptClassifier
 from captum_vit.adapters import Adapter, adapt
 from captum_vit.attr import upsample
-from captum_vit.data import CLASSES, Scene, Scenes, SceneSamples, with_article
+from captum_vit.data import CLASSES, Scene, SceneParts, Scenes, SceneSamples, with_article
 from captum_vit.evaluation import layer_distribution, subject_of
 from captum_vit.metrics import ModelRandomisation
 from captum_vit.metrics import functional as metrics
@@ -152,6 +152,32 @@ def points(case: Case) -> Figure:
             axes.plot(chosen[:, 1], chosen[:, 0], "o", markersize=5, markerfacecolor=face, markeredgecolor="grey")
         iou = metrics.point_iou(values, positions[None], labels[None])
         axes.set_title(f"{name}\nIoU of points {iou.item():.2f}", size=9)
+    return figure
+
+
+def parts(case: Case) -> Figure:
+    """An object without each of its parts, and what that costs against what maps say."""
+    scenes = SceneParts(10, seed=SEED)
+    masks, target = scenes.part_masks(0), torch.tensor([scenes.label(0)])
+    shown = {"whole": scenes.image(0), **{name: scenes.keeping(0, masks.keys() - {name}) for name in masks}}
+    images = torch.stack([case.loaded.preprocess(each) for each in shown.values()])
+    with torch.no_grad():
+        logits = case.classifier(images)[:, target].squeeze(1)
+    losses = logits[:1] - logits[1:]
+    figure, pictures, scatters = panels(len(shown), curves=2)
+    for axes, name, image, logit in zip(pictures, shown, shown.values(), logits, strict=True):
+        axes.imshow(image)
+        axes.set_title(f"{name if name == 'whole' else f'without {name}'}\nlogit {logit:.1f}", size=9)
+    for axes, method in zip(scatters, (CheferCAM(case.classifier), AttentionRollout(case.classifier)), strict=True):
+        values = method.attribute(images[:1], target=target).sum(1).detach()
+        worth = metrics.part_importances(values, torch.cat(list(masks.values()))[None])
+        score = metrics.single_deletion(logits[:1], logits[None, 1:], worth).item()
+        axes.plot(worth[0] / values.sum(), losses, "o")
+        axes.set_xlim(left=0)
+        axes.set_title(f"{method.name}, SD {score:.2f}", size=9)
+        axes.set_xlabel("share of the map on the part", size=8)
+        axes.set_ylabel("loss of the logit without it", size=8)
+        axes.tick_params(labelsize=8)
     return figure
 
 
@@ -336,6 +362,7 @@ PICTURES: dict[str, Callable[[Case], Figure]] = {
         faithfulness,
         layers,
         localisation,
+        parts,
         perturbation,
         points,
         prompts,

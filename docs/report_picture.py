@@ -1,4 +1,4 @@
-"""Draws the picture of docs/report.md, a report in headless Chromium: run ``python docs/report_picture.py``."""
+"""Draws a report in headless Chromium, for docs/report.md and the README: run ``python docs/report_picture.py``."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ from captum_vit.evaluation import evaluate, subject_of, write_report
 from captum_vit.zoo import load_model
 
 FILE = Path(__file__).parent / "images" / "report.png"
+SMALL = FILE.with_name("report-small.png")
+WIDTH, HALF = 1200, 1120
+"""Of the page, and of the part above its images, in pixels."""
 METHODS = ["legrad", "chefer-cam", "attention-rollout", "attention-cam", "random"]
 METRICS = ["energy-inside", "pointing-game(tolerance=4)", "insertion(steps=12, patch='grid')"]
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--virtual-time-budget=5000")
@@ -35,11 +38,25 @@ def main() -> None:
             *FLAGS,
             f"--user-data-dir={folder}/profile",
             f"--screenshot={shot}",
-            "--window-size=1200,1900",
+            f"--window-size={WIDTH},{2 * HALF}",
         ]
         subprocess.run([*command, page.as_uri()], check=True, capture_output=True)  # noqa: S603
         with Image.open(shot) as picture:
-            picture.convert("RGB").quantize(256).save(FILE, optimize=True)
+            save(picture.crop((0, 0, WIDTH, 1900)), FILE)
+            save(side_by_side(picture), SMALL)
+
+
+def side_by_side(picture: Image.Image) -> Image.Image:
+    """The scores, and the images to their right, at half the size."""
+    both = Image.new("RGB", (2 * WIDTH, HALF), "white")
+    for number in range(2):
+        both.paste(picture.crop((0, number * HALF, WIDTH, (number + 1) * HALF)), (number * WIDTH, 0))
+    return both.resize((WIDTH, HALF // 2), Image.Resampling.LANCZOS)
+
+
+def save(picture: Image.Image, path: Path) -> None:
+    """Writes a picture in few colours."""
+    picture.convert("RGB").quantize(256).save(path, optimize=True)
 
 
 if __name__ == "__main__":

@@ -115,6 +115,11 @@ class Browser:
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
+    def accessible(self) -> list[tuple[str, str]]:
+        """Role and name of all that assistive technology is told of, outer elements first."""
+        nodes = self.ask("Accessibility.getFullAXTree")["nodes"]
+        return [(each["role"]["value"], each.get("name", {}).get("value", "")) for each in nodes if not each["ignored"]]
+
     def key(self, name: str, code: int, text: str = "") -> None:
         """Presses a key and lets go; one that writes has a text."""
         for kind in ("keyDown", "keyUp"):

@@ -18,6 +18,7 @@ from captum_vit.cli import app
 from captum_vit.cli.demonstration.scores import MODELS
 
 ROOT = Path(__file__).parents[1]
+OF_ALL = {ROOT / "docs" / "metrics" / f"{name}.md" for name in ("index", "every-method")}
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -112,9 +113,15 @@ def check_torchrun(processes, number, *arguments):
         check_captum_vit(*arguments[2:])
 
 
+def check_jupyter(command, notebook):
+    assert command == "lab"
+    assert (ROOT / notebook).exists()
+
+
 COMMANDS = {
     ".": lambda script: None,
     "captum-vit": check_captum_vit,
+    "jupyter": check_jupyter,
     "make": check_make,
     "pip": check_pip,
     "pytest": lambda *arguments: None,
@@ -221,12 +228,21 @@ def test_the_table_of_the_scenes_has_every_method(generate):
 
 def test_every_metric_has_a_page(generate):
     pages = generate.metric_classes()
-    assert sum(map(len, pages.values())) >= 33
+    assert f"{sum(map(len, pages.values()))} [metrics](docs/metrics/index.md)" in PAGES[0].read_text("utf-8")
     for name, classes in pages.items():
         text = (ROOT / "docs" / "metrics" / f"{name}.md").read_text("utf-8")
         assert f"<!-- metrics:{name}:begin -->" in text
         assert [each.__name__ for each in classes if f"`{each.__name__}`" not in text] == []
-        assert f"](../images/metrics/{name}.png)" in text
+
+
+@pytest.mark.parametrize("page", sorted(set((ROOT / "docs" / "metrics").glob("*.md")) - OF_ALL), ids=named)
+def test_every_page_of_metrics_has_a_picture_a_formula_when_it_misleads_and_its_api(page):
+    text = page.read_text("utf-8")
+    assert f"](../images/metrics/{page.stem}.png)" in text
+    assert "```math" in text or "\n## Formula\n" in text
+    assert re.search(r"^##+ .*[Ww]hen (it|they) mislead", text, re.MULTILINE)
+    assert "\n## Degenerate cases\n" in text
+    assert "<!-- api: captum_vit.metrics." in text
 
 
 def test_models_page_names_every_family():

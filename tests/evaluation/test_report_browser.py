@@ -17,6 +17,9 @@ from captum_vit.viz import colour
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium, such as Debian's package chromium")
 
+ENTERED = {"DisclosureTriangle", "checkbox", "combobox", "searchbox", "slider", "spinbutton"}
+"""Chromium's roles of what is changed or opened."""
+
 EVIL = "</script><script>document.title='run'</script><img src=x onerror=\"document.title='run'\">"
 
 
@@ -148,6 +151,41 @@ def test_every_control_is_reached_with_the_tab_key_and_shows_it(page):
         assert page.run("getComputedStyle(document.activeElement).outlineStyle") != "none"
     controls = ["method", "method", "class", "find", "score", "judge", "from", "to", "order", "opacity", "outline"]
     assert [each for each in reached if each][-len(controls) :] == controls
+
+
+def test_what_a_screen_reader_stops_at_has_a_name_and_a_role(page):
+    painted(page)
+    heard = page.accessible()
+    named = {"button", "form", "heading", "image", "link", "navigation", "region", "table"} | ENTERED
+    assert [role for role, name in heard if role in named and not name] == []
+    controls = {each for each in heard if each[0] in ENTERED}
+    assert controls == {
+        ("DisclosureTriangle", "Numbers of insertion(steps=2)"),
+        ("DisclosureTriangle", "Numbers of deletion(steps=2)"),
+        ("checkbox", "legrad"),
+        ("checkbox", "captum:input-x-gradient"),
+        ("combobox", "Class"),
+        ("searchbox", "Sample"),
+        ("combobox", "Score"),
+        ("combobox", "Score of"),
+        ("spinbutton", "Score from"),
+        ("spinbutton", "Score to"),
+        ("combobox", "Order"),
+        ("slider", "Opacity"),
+        ("checkbox", "Outline of the mask"),
+    }
+    assert ("form", "What is shown") in heard
+    assert "status" in {role for role, _ in heard}
+
+
+def test_the_focus_stays_on_the_pages_buttons(browser, tmp_path):
+    browser.open(write_report(write_results(tmp_path, samples=30)))
+    browser.run("document.getElementById('next').focus()")
+    browser.key("Enter", 13, "\r")
+    assert texts(browser, "#page") == ["2 of 2"]
+    assert browser.run("document.getElementById('next').disabled") is True
+    assert browser.run("document.activeElement.id") == "previous"
+    assert browser.complaints == []
 
 
 def test_markup_in_names_does_nothing(browser, tmp_path):

@@ -127,7 +127,8 @@ def _numbers(lines: Mapping[str, Line], title: str, x: str) -> str:
         rows.append(f'<tr><th scope="row">{escape(name)}</th>{cells}</tr>')
     label = escape(f"{title}: numbers")
     return (
-        f'<details><summary>Numbers</summary><div class="wide" role="region" tabindex="0" aria-label="{label}"><table>'
+        f'<details><summary>Numbers<span class="unseen"> of {escape(title)}</span></summary>'
+        f'<div class="wide" role="region" tabindex="0" aria-label="{label}"><table>'
         f'<caption>{escape(title)}</caption><thead><tr><th scope="col">{escape(x)}</th>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div></details>"
     )

@@ -126,18 +126,18 @@ def _gallery(found: Stored, data: dict[str, Any]) -> str:
     )
     return f"""{_kept_of(found, data)}
 <noscript><p class="notice">The gallery needs JavaScript; everything else on this page does not.</p></noscript>
-<form id="controls" hidden>
+<form id="controls" aria-label="What is shown" hidden>
 <fieldset><legend>Methods</legend><div class="boxes">{boxes}</div></fieldset>
 <label>Class <select id="class"><option value="">all</option>{classes}</select></label>
 <label>Sample <input type="search" id="find" placeholder="part of its name"></label>
 <label>Score <select id="score">{scores}</select></label>
 <label>Score of <select id="judge"><option value="">mean of the methods shown</option>{judges}</select></label>
-<label>from <input type="number" id="from" step="any"></label>
-<label>to <input type="number" id="to" step="any"></label>
+<label>from <input type="number" id="from" step="any" aria-label="Score from"></label>
+<label>to <input type="number" id="to" step="any" aria-label="Score to"></label>
 <label>Order <select id="order"><option value="0">of the dataset</option><option value="1"></option>\
 <option value="-1"></option></select></label>
 <label class="maps">Opacity <span class="slider"><input type="range" id="opacity" min="0" max="100" value="70">\
-<output id="opacity-shown" for="opacity">70 %</output></span></label>
+<output id="opacity-shown" for="opacity" aria-hidden="true">70 %</output></span></label>
 <label class="maps"><input type="checkbox" id="outline" checked> Outline of the mask</label>
 </form>
 <div id="legend" class="maps" hidden></div>

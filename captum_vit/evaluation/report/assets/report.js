@@ -242,6 +242,8 @@ function begin() {
   at("outline").addEventListener("input", () => at("cards").classList.toggle("plain", !at("outline").checked));
   const turn = (step) => {
     show(page + step);
+    const [used, other] = step > 0 ? [at("next"), at("previous")] : [at("previous"), at("next")];
+    if (used.disabled) other.focus({ preventScroll: true }); // a disabled button loses the focus to nowhere
     at("count").scrollIntoView();
   };
   at("previous").addEventListener("click", () => turn(-1));
