@@ -59,6 +59,10 @@ def differences(device: str) -> Iterator[Difference]:
     for name, bias in _biases(device).items():
         record, output_gradient, row = _record((2, 2, 70, 67, 16), torch.float32, device, bias)
         yield _compared(f"bias {name}", _reductions(record, output_gradient, row)["row, multiplied"])
+    record, output_gradient, row = _record(SHAPES[0][1], torch.float32, device)
+    output_gradient[0, 1, 2] = float("nan")  # of the first image, whose sums it makes NaN
+    for what, reduce in _reductions(record, output_gradient, row).items():
+        yield _compared(f"{what}, where NaN is", lambda reduce=reduce: 1.0 + reduce().isnan())
     for family, dtype in FAMILIES.items():
         for method, explain in _methods(family, dtype, device).items():
             yield _compared(f"{method}, {family}, {dtype}", explain)
