@@ -147,8 +147,9 @@ def unwatched(x: Tensor) -> Tensor:
 HIDDEN: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "autograd.Function": (lambda: Applied(Hidden.apply), r"the autograd\.Function hidden_calls\.Hidden"),
     "autograd.Function before a call": (lambda: Applied(Hidden.apply, True), r"the autograd\.Function .*Hidden"),
-    "scripted function": (lambda: Applied(scripted()), "scripted, compiled or C"),
-    "unwatched": (lambda: Applied(unwatched), r"scripted, compiled or C\+\+ code \(its gradient: GeluBackward0\)"),
+    "scripted function": (lambda: Applied(scripted()), "scripted or C"),
+    "unwatched": (lambda: Applied(unwatched), r"scripted or C\+\+ code \(its gradient: GeluBackward0\)"),
+    "unwatched before views": (lambda: Applied(lambda x: unwatched(x).mT.mT), r"its gradient: GeluBackward0"),
     "unwatched before a call": (lambda: Applied(unwatched, True), r"its gradient: GeluBackward0"),
     "scripted module": (scripted_module, "scripted code"),
 }

@@ -133,7 +133,7 @@ def checked_blocks(name: str, values: Iterable[int], depth: int) -> list[int]:
         OptionTypeError: no list of integers.
         ValueError: no block, or one that does not exist.
     """
-    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable) or getattr(values, "ndim", 1) == 0:
         hint = f"; write [{values!r}]" if is_integer(values) else ""
         raise OptionTypeError(f"{name} must be a list of indices, got {values!r}{hint}.")
     chosen = list(values)

@@ -148,7 +148,7 @@ def test_background_is_suppressed_in_prompts(clip, tmp_path):
             "options of legrad must be among blocks, relu, per_block_readout, final_norm, got 'layers'",
         ),
         ("grad-cam(block=7)", "got 7"),
-        ("grad-cam(-2)", "options must be named, such as steps=28, got 'grad-cam(-2)'"),
+        ("grad-cam(-2)", "options must be named, such as steps=28 or method='legrad', got 'grad-cam(-2)'"),
         ("grad-cam(block=-2", "brackets and quotation marks must be closed, got 'grad-cam(block=-2'"),
         ("libragrad(method='gem')", "method must take gradients for LibraGrad to change it, got GEM"),
         ("test-time-registers", "neurons must be given, as in test-time-registers(neurons=[(block, neuron)])"),

@@ -48,7 +48,7 @@ def test_a_folder_that_is_not_there_is_named_with_what_it_should_hold(name, tmp_
         ("openimages(size=3):x", r"options of openimages must be among max_images, got 'size'\."),
         ("ade20k-sound(name='x'):x", r"options of ade20k-sound must be among embeddings, got 'name'\."),
         ("imagenet-segmentation(split=3):x", r"options of imagenet-segmentation must be among none, got 'split'\."),
-        ("scenes(3)", r"options must be named, such as steps=28, got 'scenes\(3\)'"),
+        ("scenes(3)", r"options must be named, such as steps=28 or method='legrad', got 'scenes\(3\)'"),
         ("scenes(length=0)", "length must be a whole number .*, got 0"),
     ],
 )

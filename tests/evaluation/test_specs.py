@@ -24,7 +24,7 @@ def test_a_name_with_options(text, name, options):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("insertion(28)", r"options must be named, such as steps=28, got 'insertion\(28\)'"),
+        ("insertion(28)", r"options must be named, such as steps=28 or method='legrad', got 'insertion\(28\)'"),
         ("insertion(**{})", r"options must be named"),
         ("insertion(steps=)", r"options must be Python literals, .*got 'insertion\(steps=\)'"),
         ("insertion(steps=open('x'))", r"options must be Python literals, .*got"),

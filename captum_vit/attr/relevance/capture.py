@@ -158,7 +158,9 @@ class RelevanceCapture(AttentionCapture):
             return func(*args, **kwargs)
         if getattr(func, "__name__", "") == "__get__":
             output = self._harmless(func, func(*args, **kwargs))
-            self.sight.mark(output)
+            if isinstance(output, Tensor):  # a view, as of x.mT
+                self.sight.check(given)
+                self.sight.mark(output)
             return output
         if not torch.is_grad_enabled():
             raise self._without_gradients()

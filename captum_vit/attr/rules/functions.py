@@ -26,12 +26,12 @@ __all__ = [
     "detached_norm",
     "detached_rms",
     "gated",
-    "halved_product",
     "multi_head",
     "plain",
     "pruned",
     "pruned_attention",
     "shared_attention",
+    "shared_product",
 ]
 
 Rule: TypeAlias = Callable[..., Any]
@@ -82,22 +82,23 @@ def valued(value: Tensor, surrogate: Tensor) -> Tensor:
     return exchanged
 
 
-def halved_product(function: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
-    """A product whose factors share its relevance in halves; if only one carries a gradient, it gets all.
+def shared_product(function: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+    """A product whose factors share its relevance equally; those that carry no gradient get none.
 
     Raises:
-        RuntimeError: two factors that carry a gradient, multiplied in place.
+        RuntimeError: factors that carry a gradient, multiplied in place.
     """
     given = (*args, *kwargs.values())
     factors = [each for arg in given for each in (arg if isinstance(arg, (list, tuple)) else [arg])]  # of einsum
-    if sum(map(carries_gradient, factors)) < 2:
+    sharing = sum(map(carries_gradient, factors))
+    if sharing < 2:
         return function(*args, **kwargs)
     product = function(*args, **kwargs)
     if product is factors[0]:
         raise RuntimeError(
             "the model multiplies two values that depend on the image in place, which rules can't follow."
         )
-    return scaled(product, 0.5)
+    return scaled(product, 1 / sharing)
 
 
 def detached_divisor(function: Callable[..., Tensor], dividend: Any, divisor: Any, **kwargs: Any) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._ops import OpOverload, OpOverloadPacket
 from torch.autograd.function import Function
 from torch.overrides import resolve_name
 
@@ -85,6 +86,8 @@ def is_pytorchs(function: Callable[..., Any]) -> bool:
 
 def shown(subject: Callable[..., Any]) -> str:
     """A function or class as code would name it."""
+    if isinstance(subject, (OpOverload, OpOverloadPacket)):
+        return f"torch.ops.{subject}"
     name = None if isinstance(subject, type) else resolve_name(subject)
     if name is not None:
         return str(name)

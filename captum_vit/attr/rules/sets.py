@@ -15,12 +15,12 @@ from captum_vit.attr.rules.functions import (
     detached_norm,
     detached_rms,
     gated,
-    halved_product,
     multi_head,
     plain,
     pruned,
     pruned_attention,
     shared_attention,
+    shared_product,
 )
 
 __all__ = ["ATTN_LRP", "LIBRA"]
@@ -51,7 +51,7 @@ _GATES = "sigmoid hardsigmoid"
 
 _SHARED: dict[Any, Rule] = {
     **dict.fromkeys((_LINEAR + _VIEWS + _WINNERS).split(), plain),
-    **dict.fromkeys(_PRODUCTS.split(), halved_product),
+    **dict.fromkeys(_PRODUCTS.split(), shared_product),
     **dict.fromkeys(_QUOTIENTS.split(), detached_divisor),
     **dict.fromkeys((_STATISTICS + " " + _GATES).split(), pruned),
     "gelu": gated(0.5),

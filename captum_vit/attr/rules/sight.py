@@ -1,7 +1,7 @@
 """What rules can't see: functions that PyTorch shows to no function mode, found by what they leave in the graph.
 
 A function mode sees the functions of PyTorch that Python calls. It does not see an ``autograd.Function`` that is
-applied, nor what scripted, compiled and C++ code calls. Every call that had a rule marks the graph's nodes of its
+applied, nor what scripted and C++ code calls. Every call that had a rule marks the graph's nodes of its
 outputs; a node without a mark on the way of the gradient was made by a call that had none.
 """
 
@@ -233,4 +233,4 @@ def _described(node: Node) -> str:
     function = getattr(type(node), "_forward_cls", None)
     if function is not None:
         return f"the autograd.Function {function.__module__}.{function.__qualname__}"
-    return f"scripted, compiled or C++ code (its gradient: {node.name()})"
+    return f"scripted or C++ code (its gradient: {node.name()})"

@@ -95,6 +95,10 @@ PAIRS = {
         lambda x: torch.einsum("bij,bkj->bik", x, x),
         lambda x: (x @ x.mT.detach() + x.detach() @ x.mT) / 2,
     ),
+    "einsum of three": (
+        lambda x: torch.einsum("bij,bij,bij->bij", x, x, x),
+        lambda x: x * x.detach().square(),
+    ),
     "linear and views": (
         lambda x: torch.cat([x[:, 0], 3 * x.mean(1)]).T.reshape(-1) - 1,
         lambda x: torch.cat([x[:, 0], 3 * x.mean(1)]).T.reshape(-1) - 1,

@@ -9,6 +9,7 @@ from torch import nn
 from captum_vit.attr import relevance, rules
 from captum_vit.attr.relevance import rules as relevance_rules
 from captum_vit.attr.rules import mode
+from captum_vit.attr.rules.registration import shown
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit")  # it says that it is old
 
@@ -108,3 +109,9 @@ def test_a_subclass_has_no_rule_of_its_class():
     with rules.BackwardRules("a test", rules.LIBRA), pytest.raises(RuntimeError, match=r"register_rule\(Other, rule\)"):
         Other()(torch.ones(2, requires_grad=True))
     assert relevance_rules.rule_of(Other) is None
+
+
+def test_operators_are_named_as_code_would():
+    assert shown(torch.ops.aten.sin) == "torch.ops.aten.sin"
+    assert shown(torch.ops.aten.sin.default) == "torch.ops.aten.sin.default"
+    assert shown(torch.sin) == "torch.sin"
