@@ -192,6 +192,8 @@ MEASURES: Mapping[str, tuple[type[Metric], Feed]] = {
 }
 """Metric class and what its ``update`` takes, by name."""
 
+_REST = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+
 _AGAINST = ("against", {"target": _model, "label": _labelled})
 _GRID = ("grid", {"pixel": _focus, "patch": _patch_focus})
 _VARIANTS: Mapping[str, tuple[str, Mapping[str, Feed]]] = {
@@ -339,31 +341,46 @@ def measure_of(spec: str | Spec, subject: Subject, *, classes: int = 0) -> Measu
             raise ValueError(f"{option} of {spec.name} must be one of {', '.join(feeds)}, got {choice!r}.")
         feed = feeds[choice]
 
+    given = partial(_given, kind, feed, subject, classes)
+
     def build(explainer: Explainer) -> Metric:
-        positional: tuple[Any, ...] = ()
-        if feed in (_model, _labelled):
-            positional = (subject.score,)
-        elif kind is metrics.ModelRandomisation:
-            positional = (_image_tower(subject), explainer)
-        elif kind is metrics.RandomTargetSimilarity:
-            positional = (explainer, subject.outputs)
-        elif feed is _method:
-            positional = (explainer,)
-        elif kind in (metrics.PointMIoU, metrics.ClassPointingGame, metrics.PooledSegmentation):
-            positional = (max(classes, 1),)
         if kind is metrics.Segmentation and "preset" in options:
             preset = {name: value for name, value in options.items() if name != "preset"}
             return metrics.Segmentation.preset(options["preset"], **preset).to(subject.device)
-        return kind(*positional, **options).to(subject.device)
+        return kind(*given(explainer), **options).to(subject.device)
 
     try:
         return Measure(spec, build, feed)
     except (TypeError, ValueError) as error:  # torchmetrics raises the second for a name it does not know
-        names = [each.name for each in signature(kind).parameters.values() if each.kind is Parameter.KEYWORD_ONLY]
-        known = ", ".join(names) or "none"
-        raise ValueError(
-            f"options of {spec.name} must be those of {kind.__name__} ({known}), got {spec}: {error}."
-        ) from error
+        raise _refused(spec, kind, len(given(None)), error) from error
+
+
+def _given(
+    kind: type[Metric], feed: Feed, subject: Subject, classes: int, explainer: Explainer | None
+) -> tuple[Any, ...]:
+    """What a metric's class takes first, which is no option."""
+    if feed in (_model, _labelled):
+        return (subject.score,)
+    if kind is metrics.ModelRandomisation:
+        return _image_tower(subject), explainer
+    if kind is metrics.RandomTargetSimilarity:
+        return explainer, subject.outputs
+    if feed is _method:
+        return (explainer,)
+    by_class = kind in (metrics.PointMIoU, metrics.ClassPointingGame, metrics.PooledSegmentation)
+    return (max(classes, 1),) if by_class else ()
+
+
+def _refused(spec: Spec, kind: type[Metric], given: int, error: Exception) -> ValueError:
+    """The error for options that a metric lacks, or does not have."""
+    takes = [each for each in list(signature(kind).parameters.values())[given:] if each.kind not in _REST]
+    names = [*(["preset"] if kind is metrics.Segmentation else []), *(each.name for each in takes)]
+    known, asked = ", ".join(names) or "none", f"options of {spec.name} must"
+    lacking = [each.name for each in takes if each.default is each.empty and each.name not in spec.options]
+    if lacking and "preset" not in spec.options:
+        needed = "threshold or preset" if "preset" in names else " and ".join(lacking)
+        return ValueError(f"{asked} hold {needed}, of {known}, got {spec}.")
+    return ValueError(f"{asked} be those of {kind.__name__} ({known}), got {spec}: {error}.")
 
 
 def _image_tower(subject: Subject) -> nn.Module:

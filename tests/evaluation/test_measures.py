@@ -1,5 +1,7 @@
 """Options that are about what a metric is fed with, and regions that ask by an embedding of their own."""
 
+import re
+
 import pytest
 import torch
 from torch.utils.data import Dataset
@@ -123,6 +125,12 @@ def test_what_a_metric_cannot_be_fed_with_is_refused(vit, scenes):
         measure_of("negative-perturbation(against='truth')", vit)
     with pytest.raises(ValueError, match="grid of foreground-attention-focus must be one of pixel, patch, got 'image'"):
         measure_of("foreground-attention-focus(grid='image')", vit)
+    for name, needed in (
+        ("segmentation", "threshold or preset, of preset, threshold, normalise"),
+        ("faithfulness-correlation(runs=3)", "patch and subset, of "),
+    ):
+        with pytest.raises(ValueError, match=f"options of .* must hold {needed}.*, got {re.escape(name)}"):
+            measure_of(name, vit)
     bare = Listed([Sample("x", scenes[0].image, None, (Region(),))])
     asked = ["positive-perturbation(against='label')"]
     with pytest.raises(MissingAnnotationError, match="positive-perturbation can't be measured: it needs labels"):
