@@ -164,7 +164,7 @@ def parts(case: Case) -> Figure:
     with torch.no_grad():
         logits = case.classifier(images)[:, target].squeeze(1)
     losses = logits[:1] - logits[1:]
-    figure, pictures, scatters = panels(len(shown), curves=2)
+    figure, pictures, scatters = panels(3, 2, curves=2)
     for axes, name, image, logit in zip(pictures, shown, shown.values(), logits, strict=True):
         axes.imshow(image)
         axes.set_title(f"{name if name == 'whole' else f'without {name}'}\nlogit {logit:.1f}", size=9)
