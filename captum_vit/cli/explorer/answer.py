@@ -73,11 +73,13 @@ class Explorer:
         return [name for name, method in METHODS.items() if method.why_unsupported(adapter) is None]
 
     def image(self, source: str) -> Image.Image:
-        """Reads ``scene:7`` or an uploaded file.
+        """Reads ``scene:7`` or an uploaded file; an empty text is neither.
 
         Raises:
             RefusedError: no image, or one that is too large.
         """
+        if not source:
+            raise RefusedError("There is no image: upload a file, or choose a scene.")
         try:
             if source.startswith("scene:"):
                 return load_image(source)

@@ -85,9 +85,9 @@ def page(explorer: Explorer) -> gr.Blocks:
                     label="Each block", interactive=False, format="png", buttons=["download", "fullscreen"]
                 )
 
-        def preview(file: str | None, scene: str) -> Image.Image:
+        def preview(file: str | None, scene: str | None) -> Image.Image:
             """A small copy of the image that is explained."""
-            image = _shown_errors(explorer.image, file or scene)
+            image = _shown_errors(explorer.image, file or scene or "")
             image.thumbnail((_PREVIEW, _PREVIEW))
             return image
 
@@ -99,12 +99,12 @@ def page(explorer: Explorer) -> gr.Blocks:
             return chosen, gr.Textbox(label=label, info=hint)
 
         def explain(
-            file: str | None, scene: str, model: str, method: str, asked: str, opacity: float, by_block: bool
+            file: str | None, scene: str | None, model: str, method: str, asked: str, opacity: float, by_block: bool
         ) -> tuple[Image.Image, list[list[str]], str, Image.Image | None]:
             """Explains an image; the file counts where there is one, else the scene."""
             lines = [line.strip() for line in (asked or "").splitlines() if line.strip()]
             answer = _shown_errors(
-                explorer.answer, file or scene, model, method, lines, opacity=opacity, by_block=by_block
+                explorer.answer, file or scene or "", model, method, lines, opacity=opacity, by_block=by_block
             )
             table = [[name, f"{score:.2f}"] for name, score in answer.scores]
             by_blocks = _pixels(answer.blocks) if answer.blocks else None

@@ -149,6 +149,8 @@ def test_files_that_are_no_images_or_too_large_are_refused(explorer, tmp_path):
             explorer.image(str(tmp_path / name))
     with pytest.raises(RefusedError, match=r"^The scene must be scene:NUMBER with a whole .* got 'scene:x'.$"):
         explorer.image("scene:x")
+    with pytest.raises(RefusedError, match=r"^There is no image: upload a file, or choose a scene\.$"):
+        explorer.image("")
     Image.new("RGB", (400, 100)).save(tmp_path / "enough.png")
     assert explorer.image(str(tmp_path / "enough.png")).size == (400, 100)
 
