@@ -129,6 +129,18 @@ def test_subsets_that_are_drawn_are_the_same_for_all_maps_of_an_image():
         close(found.drops[number], alone.drops[0])
 
 
+def test_what_a_map_leaves_of_an_image_is_not_shared_by_maps_that_only_rank_alike():
+    images, maps, targets = case(3)
+    maps[2] = maps[0].exp()
+    one = targets[:1].expand(3)
+    model = Linear(probabilities=True)
+    found = average_drop(model, images[:1].expand_as(images), maps, one)
+    assert sum(model.seen) == 1 + 3
+    for number in range(3):
+        close(found[number], average_drop(Linear(probabilities=True), images[:1], maps[number, None], one[:1])[0])
+    assert found[0] != found[2]
+
+
 def test_maps_that_rank_nothing_share_nothing():
     images, maps, targets = case(4)
     maps[0], maps[3] = 1, maps[1]
