@@ -11,6 +11,7 @@ from captum_vit.metrics.functional import (
     energy_inside,
     faithfulness_correlation,
     insertion,
+    masked_confidence,
     probabilities,
     saco,
     sensitivity_max,
@@ -134,10 +135,11 @@ def test_what_a_map_leaves_of_an_image_is_not_shared_by_maps_that_only_rank_alik
     maps[2] = maps[0].exp()
     one = targets[:1].expand(3)
     model = Linear(probabilities=True)
-    found = average_drop(model, images[:1].expand_as(images), maps, one)
+    found = masked_confidence(model, images[:1].expand_as(images), maps, one).masked
     assert sum(model.seen) == 1 + 3
     for number in range(3):
-        close(found[number], average_drop(Linear(probabilities=True), images[:1], maps[number, None], one[:1])[0])
+        alone = masked_confidence(Linear(probabilities=True), images[:1], maps[number, None], one[:1])
+        close(found[number], alone.masked[0])
     assert found[0] != found[2]
 
 
