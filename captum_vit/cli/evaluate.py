@@ -139,7 +139,7 @@ def evaluate(
             refuse("must be one, unless there is a --protocol.", "--dataset")
         samples = evaluation.samples_of((dataset or ["scenes"])[0])
         loaded = load(model or "scenes:vit", weights, checkpoint, side, seed)
-        subject = evaluation.subject_for(loaded, samples, prompts, template, resize, device)
+        subject = evaluation.subject_for(loaded, samples, prompts, template, resize, device, limit)
         named = {"data": (dataset or ["scenes"])[0], "prompts": evaluation.prompts_of(subject)}
         result = evaluation.evaluated(
             subject,

@@ -7,18 +7,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
+import torch
 import typer
 from torch.utils.data import Dataset
 
 from captum_vit.adapters import PromptClassifier
 from captum_vit.attr import METHODS
 from captum_vit.cli.arguments import is_first_process, refuse
-from captum_vit.data import DamagedSampleError, Geometry, Sample, SceneSamples, with_article
+from captum_vit.data import ADE20KPrompted, DamagedSampleError, Geometry, Sample, SceneSamples, with_article
 from captum_vit.evaluation import Result, Subject, dataset_of, evaluate, layer_distribution, subject_of, write_layers
 from captum_vit.evaluation.datasets import parse_name
 from captum_vit.evaluation.explainers import RANDOM
 from captum_vit.evaluation.protocols import run_protocol
 from captum_vit.evaluation.specs import split_specs
+from captum_vit.evaluation.targets import region_embeddings
 from captum_vit.zoo import LoadedModel, WeightsUnavailableError
 
 __all__ = [
@@ -55,13 +57,18 @@ def subject_for(
     template: str | None,
     resize: Literal["squash", "crop"],
     device: str,
+    limit: int | None = None,
 ) -> Subject:
-    """The model of ``--model``; one that reads texts is asked for the prompts, or for the dataset's classes."""
+    """The model of ``--model``; one that reads texts is asked for the prompts, or for what the dataset has."""
     geometry = Geometry(loaded.image_size, mode=resize)
     if loaded.load_tokenizer is None:
         if prompts is not None or template is not None:
             refuse(f"{loaded.name} reads no texts.", "--prompts" if prompts is not None else "--template")
         return subject_of(loaded, geometry=geometry, device=device)
+    if prompts is None and isinstance(samples, ADE20KPrompted):
+        if template is not None:
+            refuse("stands around texts, and the dataset has sounds.", "--template")
+        return _subject_for_embeddings(loaded, samples, geometry, device, limit)
     try:
         asked, usual = _asked(samples, prompts)
     except OSError as error:
@@ -72,6 +79,20 @@ def subject_for(
         return subject_of(loaded, prompts=asked, template=template or usual, geometry=geometry, device=device)
     except (ValueError, TypeError, ImportError, WeightsUnavailableError) as error:
         refuse(str(error), "--template" if str(error).startswith("template") else "--prompts")
+
+
+def _subject_for_embeddings(
+    loaded: LoadedModel, samples: Any, geometry: Geometry, device: str, limit: int | None
+) -> Subject:
+    """The model asked for sounds: the classes of the dataset are numbers, and its prompts files."""
+    try:
+        vectors = region_embeddings(samples, len(samples) if limit is None else min(limit, len(samples)))
+        if not vectors:
+            refuse("holds no sample that can be read.", "--dataset")
+        stacked = torch.stack(list(vectors.values()))
+        return subject_of(loaded, prompts=tuple(vectors), embeddings=stacked, geometry=geometry, device=device)
+    except ValueError as error:
+        refuse(str(error), "--dataset")
 
 
 def _asked(samples: Any, prompts: Path | None) -> tuple[tuple[str, ...], str]:
@@ -197,7 +218,9 @@ def report(result: Result, folder: Path) -> None:
     typer.echo("")
     typer.echo(result.costs().round(1).to_string(index=False))
     if result.predicted:
-        typer.echo(f"Maps of the predicted class, since their regions have no class: {result.predicted}", err=True)
+        typer.echo(
+            f"Maps of the predicted class, since their regions have none of the model's: {result.predicted}", err=True
+        )
     lost = result.table().groupby("method")[["blank", "excluded"]].max()
     for name, (blank, excluded) in lost[lost.any(axis=1)].iterrows():
         typer.echo(f"{name}: {blank} blank maps, at most {excluded} without a value", err=True)

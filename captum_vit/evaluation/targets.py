@@ -6,12 +6,15 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, Literal
 
+from torch import Tensor
+from torch.utils.data import Dataset
+
 from captum_vit.adapters import PromptClassifier
-from captum_vit.data import Region
+from captum_vit.data import DamagedSampleError, Region, Sample
 from captum_vit.data.imagenet_names import imagenet_names
 from captum_vit.evaluation.subject import Subject
 
-__all__ = ["TargetChoice", "Targets", "outputs_of_classes"]
+__all__ = ["TargetChoice", "Targets", "outputs_of_classes", "region_embeddings"]
 
 TargetChoice = Literal["label", "predicted"]
 
@@ -115,3 +118,25 @@ def outputs_of_classes(subject: Subject, dataset: Any) -> Sequence[int | None] |
         f"the {len(classes)} classes of the dataset must be among those of {subject.name}: {lacking}. "
         "Choose target='predicted'."
     )
+
+
+def region_embeddings(dataset: Dataset[Sample], length: int) -> dict[str, Tensor]:
+    """The embedding of every region of the first samples by its prompt, which names it.
+
+    Raises:
+        ValueError: a region without an embedding.
+    """
+    vectors: dict[str, Tensor] = {}
+    for index in range(length):
+        try:
+            sample = dataset[index]
+        except DamagedSampleError:
+            continue  # evaluation lists it
+        for region in sample.regions:
+            if region.embedding is None:
+                raise ValueError(
+                    f"regions must have an embedding, got none in sample {sample.id}. Give them with the dataset: "
+                    "embeddings=..."
+                )
+            vectors[str(region.prompt)] = region.embedding.float()
+    return vectors

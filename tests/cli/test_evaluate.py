@@ -9,10 +9,12 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pandas
 import pytest
 import torch
 from captum.attr import LayerGradCam
+from dataset_files import ADE20K_SOUND, write_ade20k
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -111,7 +113,29 @@ def test_prompts_beside_the_images(tmp_path):
     done = run(*options, "--prompts", tmp_path / "texts.txt", "-o", tmp_path / "other")
     assert done.exit_code == 0, done.output
     assert pandas.read_csv(tmp_path / "other" / "maps.csv")["target"][0] == 0
-    assert "Maps of the predicted class, since their regions have no class: 1" in done.stderr  # no prompt is blue
+    assert (
+        "Maps of the predicted class, since their regions have none of the model's: 1" in done.stderr
+    )  # no prompt is blue
+
+
+def test_sounds_are_asked_for_by_their_embeddings(tmp_path):
+    write_ade20k(tmp_path, "ADE20KSoundPrompted", ADE20K_SOUND)
+    size, generator = load_model("scenes:clip").model.text_projection.shape[1], np.random.default_rng(0)
+    np.savez(tmp_path / "sounds.npz", **{name: generator.normal(size=size) for name in ("dog.wav", "cat.wav")})
+    options = ["--model", "scenes:clip", "--method", "legrad", "--metric", "energy-inside", "-o", tmp_path / "results"]
+    given = f"ade20k-sound(embeddings='{tmp_path / 'sounds.npz'}'):{tmp_path}"
+    done = run("--dataset", given, *options)
+    assert done.exit_code == 0, done.output
+    outputs = Store(tmp_path / "results").about["outputs"]
+    asked = {outputs[each["target"]] for each in Store(tmp_path / "results").records()}
+    assert {Path(each).name for each in asked} == {"dog.wav", "cat.wav"}
+    for more, message in (
+        (("--dataset", f"ade20k-sound:{tmp_path}"), "regions must have an embedding, got none in sample"),
+        (("--dataset", given, "--template", "a {}"), "stands around texts, and the dataset has sounds"),
+    ):
+        refused = run(*more, *options)
+        assert refused.exit_code == 2
+        assert message in " ".join(refused.stderr.replace("│", " ").split())
 
 
 def test_layers_are_written_beside_the_table(tmp_path):

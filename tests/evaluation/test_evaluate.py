@@ -19,6 +19,7 @@ from captum_vit.evaluation import (
 from captum_vit.evaluation.explainers import Explainer
 from captum_vit.evaluation.specs import Spec
 from captum_vit.evaluation.units import Asked, Batcher
+from captum_vit.metrics.functional.probe import Probe
 from captum_vit.zoo import load_model
 
 METHODS = ["legrad", "attention-rollout", "random"]
@@ -127,6 +128,18 @@ def test_a_run_goes_on_where_it_stopped(result, vit, scenes, tmp_path):
     assert scores_of(again) == scores_of(result)
     with pytest.raises(ChangedConfigurationError, match="holds results with seed 0, got 3"):
         evaluate(vit, scenes, seed=3, **options)
+
+
+def test_what_maps_of_one_image_have_in_common_is_asked_once(vit, scenes, monkeypatch):
+    asked, ask = [], Probe._ask
+    monkeypatch.setattr(Probe, "_ask", lambda probe, *rest: asked.append(len(rest[2])) or ask(probe, *rest))
+    objects = [len(scenes[k].regions) for k in range(3)]
+    assert sum(objects) > 3
+    for method, orders in (("raw-attention", 3), ("legrad", sum(objects))):  # one for all objects, and one for each
+        asked.clear()
+        options = {"metrics": ["deletion(steps=4, patch='grid')"], "limit": 3, "progress": False}
+        evaluate(vit, scenes, methods=[method], **options)
+        assert sum(asked) == 3 * 2 + 3 * orders  # the ends, and three steps of each order
 
 
 def test_a_damaged_sample_is_listed_and_the_rest_goes_on(vit, scenes, tmp_path):

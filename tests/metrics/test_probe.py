@@ -11,6 +11,7 @@ from captum_vit.metrics.functional import (
     energy_inside,
     faithfulness_correlation,
     insertion,
+    masked_confidence,
     probabilities,
     saco,
     sensitivity_max,
@@ -127,6 +128,19 @@ def test_subsets_that_are_drawn_are_the_same_for_all_maps_of_an_image():
     for number in range(5):
         alone = faithfulness_correlation(Linear(), images[:1], maps[number, None], targets[number, None], **options)
         close(found.drops[number], alone.drops[0])
+
+
+def test_what_a_map_leaves_of_an_image_is_not_shared_by_maps_that_only_rank_alike():
+    images, maps, targets = case(3)
+    maps[2] = maps[0].exp()
+    one = targets[:1].expand(3)
+    model = Linear(probabilities=True)
+    found = masked_confidence(model, images[:1].expand_as(images), maps, one).masked
+    assert sum(model.seen) == 1 + 3
+    for number in range(3):
+        alone = masked_confidence(Linear(probabilities=True), images[:1], maps[number, None], one[:1])
+        close(found[number], alone.masked[0])
+    assert found[0] != found[2]
 
 
 def test_maps_that_rank_nothing_share_nothing():

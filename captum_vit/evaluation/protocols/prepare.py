@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from captum_vit.data import DamagedSampleError, Geometry, Sample
@@ -14,6 +13,7 @@ from captum_vit.data.imagenet_names import imagenet_names
 from captum_vit.evaluation.protocols.foreground import DetectedMasks
 from captum_vit.evaluation.protocols.task import Task
 from captum_vit.evaluation.subject import Subject, subject_of
+from captum_vit.evaluation.targets import region_embeddings
 
 __all__ = ["prepared"]
 
@@ -40,7 +40,7 @@ def _subject(task: Task) -> Subject:
     loaded = task.loaded
     options: dict[str, Any] = {"geometry": Geometry(loaded.image_size, **task.run.geometry), "device": task.device}
     if task.run.prompts == "embeddings":
-        vectors = _embeddings(task.dataset, task.limit)
+        vectors = region_embeddings(task.dataset, _length(task.dataset, task.limit))
         return subject_of(loaded, prompts=tuple(vectors), embeddings=torch.stack(list(vectors.values())), **options)
     if loaded.load_tokenizer is None:
         return subject_of(loaded, **options)
@@ -59,24 +59,6 @@ def _class_names(dataset: Any) -> tuple[str, ...]:
     if not classes or (wnids and set(wnids) <= set(named)):
         return tuple(named.values())
     return tuple(named.get(wnid, name) for wnid, name in zip(wnids, classes, strict=True)) if wnids else classes
-
-
-def _embeddings(dataset: Dataset[Sample], limit: int | None) -> dict[str, Tensor]:
-    """The embedding of every region by its prompt."""
-    vectors: dict[str, Tensor] = {}
-    for index in range(_length(dataset, limit)):
-        try:
-            sample = dataset[index]
-        except DamagedSampleError:
-            continue  # evaluation lists it
-        for region in sample.regions:
-            if region.embedding is None:
-                raise ValueError(
-                    f"regions must have an embedding, got none in sample {sample.id}. Give them with the dataset: "
-                    "embeddings=..."
-                )
-            vectors[str(region.prompt)] = region.embedding.float()
-    return vectors
 
 
 def _length(dataset: Any, limit: int | None) -> int:
