@@ -40,4 +40,5 @@ def compiled(name: str, options: dict, tile: tuple, capability: int) -> dict:
     return {"name": name, **options, "tile": tile, "capability": capability, "shared": built.metadata.shared}
 
 
-json.dump([compiled(*case) for case in CASES], sys.stdout)
+if __name__ == "__main__":
+    json.dump([compiled(*case) for case in CASES], sys.stdout)

@@ -62,9 +62,9 @@ def test_every_map_is_that_of_a_model_with_registers_of_its_own(planted, images,
 
 
 DEEP = {
-    "caap from the first block": lambda model: CAAP(model, blocks=(0, 3), radius=1),
-    "caap, the other way": lambda model: CAAP(model, blocks=(1, 3), direction="remove", baseline=0.3),
-    "recipro-cam from the first block": lambda model: ReciproCAM(model, block=0, class_token=False),
+    "caap from the first block": lambda model: CAAP(model, blocks=[0, 1, 2], radius=1),
+    "caap, the other way": lambda model: CAAP(model, blocks=[1, 2], direction="remove", baseline=0.3),
+    "recipro-cam from the first block": lambda model: ReciproCAM(model, block=0, keep_prefix=False),
     "gem of two blocks": lambda model: GEM(model, num_blocks=2, iterations=2),
 }
 

@@ -33,7 +33,7 @@ def test_help_loads_nothing_heavy():
 def test_the_module_is_a_command():
     command = [sys.executable, "-m", "captum_vit.cli", "--help"]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert re.search(r"explain .*\n.*evaluate .*\n.*report .*\n.*app .*\n.*list .*\n.*doctor ", printed)
+    assert re.search(r"explain .*\n.*evaluate .*\n.*report .*\n.*list .*\n.*doctor .*\n.*app ", printed)
 
 
 @pytest.mark.slow  # the model libraries are imported once more

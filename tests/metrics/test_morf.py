@@ -89,7 +89,7 @@ def test_the_ends_of_both_curves_run_once():
     images, maps, targets = case(5)
     model = Linear()
     abpc(model, images, maps, targets, steps=8, batch_size=9)
-    assert sum(model.seen) == 5 * (1 + 2 * 7) + len(targets.unique())  # one black image for each target
+    assert sum(model.seen) == 5 * (1 + 2 * 7) + 1  # one black image, whatever the targets
     assert max(model.seen) == 9
 
 

@@ -178,7 +178,7 @@ def register_rule(subjects: Subject | Iterable[Subject], rule: Rule, *, replace:
         ValueError: one of the subjects has a rule.
 
     Example:
-        >>> register_rule(F.tanhshrink, passes)
+        >>> register_rule(F.softshrink, passes)
     """
     several = isinstance(subjects, Iterable) and not callable(subjects) and not isinstance(subjects, str)
     each_one: list[Any] = [*subjects] if several else [subjects]  # type: ignore[misc]
