@@ -12,6 +12,7 @@ from typing import Any
 __all__ = ["Spec", "parse_spec", "split_specs", "unknown"]
 
 _SPEC = re.compile(r"\s*([^()\s]+)\s*(?:\((.*)\))?\s*", re.DOTALL)
+_LITERALS = "options must be Python literals, such as insertion(steps=28) or gmar(norm='l2')"
 
 
 @dataclass(frozen=True)
@@ -48,18 +49,14 @@ def parse_spec(text: str) -> Spec:
     try:
         call = ast.parse(f"f({arguments})", mode="eval").body
     except SyntaxError as error:
-        raise ValueError(
-            f"options must be Python literals, such as insertion(steps=28) or gmar(norm='l2'), got {text!r}."
-        ) from error
+        raise ValueError(f"{_LITERALS}, got {text!r}.") from error
     assert isinstance(call, ast.Call)
     if call.args or any(each.arg is None for each in call.keywords):
         raise ValueError(f"options must be named, such as steps=28 or method='legrad', got {text!r}.")
     try:
         return Spec(name, {str(each.arg): ast.literal_eval(each.value) for each in call.keywords})
     except ValueError as error:
-        raise ValueError(
-            f"options must be Python literals, such as insertion(steps=28) or gmar(norm='l2'), got {text!r}."
-        ) from error
+        raise ValueError(f"{_LITERALS}, got {text!r}.") from error
 
 
 def split_specs(text: str) -> list[str]:
