@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -22,6 +22,7 @@ from torch.overrides import TorchFunctionMode
 
 from captum_vit.adapters.attention import AttentionRecord, additive_mask
 from captum_vit.adapters.base import Adapter
+from captum_vit.adapters.hidden import MANY_TOKENS, HiddenLayers
 from captum_vit.adapters.multi_head import multi_head_attention
 from captum_vit.adapters.parameters import parameters_as_constants
 from captum_vit.adapters.tail import LinearCut
@@ -85,6 +86,7 @@ class AttentionCapture(TorchFunctionMode):
         self.block_records: list[AttentionRecord] = []
         self.calls: list[AttentionRecord] = []
         self.cut = LinearCut(None)
+        self._hidden: HiddenLayers | None = None
         self._cuts = cuts
         self._saves_derivatives = saves_derivatives
         self._watching = visit is None  # with `visit`, only the calls inside its blocks count
@@ -114,13 +116,16 @@ class AttentionCapture(TorchFunctionMode):
         self._from_images = self.gradients and images.requires_grad
         gh, gw = self.adapter.grid(*images.shape[-2:])
         self._num_tokens = self.adapter.num_prefix_tokens + gh * gw
+        keeps_graph = self.gradients and self.visit is None
+        self._hidden = HiddenLayers() if keeps_graph and self._num_tokens > MANY_TOKENS else None
         handles = []
         try:
             for index in blocks:
                 block = self.adapter.blocks[index]
                 handles.append(block.register_forward_pre_hook(partial(self._block_begins, index)))
                 handles.append(block.register_forward_hook(partial(self._block_ends, index)))
-            with torch.set_grad_enabled(self._from_images), self:
+            saving = nullcontext() if self._hidden is None else self._hidden.forgotten()
+            with torch.set_grad_enabled(self._from_images), saving, self:
                 yield
         finally:
             for handle in handles:
@@ -136,6 +141,8 @@ class AttentionCapture(TorchFunctionMode):
             return SavedDerivative.apply(args[0], partial(func, *args[1:], **kwargs))
         if self.gradients:
             args, kwargs = parameters_as_constants(func, args, kwargs)
+        if self._hidden is not None and func is F.linear and len(args) > 1:
+            return self._hidden.linear(*args, **kwargs)
         if self._watching:
             if func is F.scaled_dot_product_attention:
                 return self._attention(*args, **kwargs)
