@@ -99,14 +99,15 @@ class BlockTail:
     tokens: Tensor
     calls: Sequence[LinearCall] = ()
 
-    def attention_gradients(self, at_mean: Tensor) -> Iterator[Tensor]:
+    def attention_gradients(self, at_mean: Tensor, *, targets_per_batch: int | None = None) -> Iterator[Tensor]:
         """For each of T targets in turn, the gradient at the attention output, (B, h, N, d).
 
-        Targets go through the block together, as many as keep their widest gradient under `TARGETS_BYTES` (on a CPU
-        under `CPU_TARGETS_BYTES`), at least one. The graph is freed with the last of them.
+        Targets go through the block together. The graph is freed with the last of them.
 
         Args:
             at_mean: the gradient of each target's score at the mean of all tokens, (T, B, D).
+            targets_per_batch: how many; by default as many as keep their widest gradient under `TARGETS_BYTES` (on a
+                CPU under `CPU_TARGETS_BYTES`), at least one.
 
         Raises:
             RuntimeError: the tokens carry no graph, or none from the attention output.
@@ -114,7 +115,7 @@ class BlockTail:
         if not self.tokens.requires_grad:
             raise RuntimeError("gradients do not reach the attention maps: the model detaches its tokens (.detach()).")
         per_token = (at_mean / self.tokens.shape[1])[:, :, None]  # (T, B, 1, D)
-        chunks = per_token.split(self._targets_at_once(len(per_token)))
+        chunks = per_token.split(targets_per_batch or self._targets_at_once(len(per_token)))
         for number, chunk in enumerate(chunks):
             yield from self._pulled_back(chunk.expand(-1, *self.tokens.shape), last=number + 1 == len(chunks))
 

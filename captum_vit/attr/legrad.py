@@ -14,7 +14,7 @@ from captum_vit.adapters.tail import BlockTail
 from captum_vit.attr.base import ViTAttribution, only_tensor
 from captum_vit.attr.gradients import attention_gradients, target_gradients
 from captum_vit.attr.needs import Need
-from captum_vit.attr.options import checked_blocks, checked_switch
+from captum_vit.attr.options import checked_blocks, checked_integer, checked_switch
 from captum_vit.attr.rules.mode import rules_apply
 from captum_vit.attr.targets import Target, single_targets
 
@@ -77,10 +77,14 @@ class LeGrad(ViTAttribution):
             backward pass. With an attention pooler that leaves the pooler's map for the last block's tokens.
         final_norm: whether intermediate tokens pass the model's final norm. The authors' package skips it for attention
             poolers.
+        targets_per_batch: how many targets go through a block together, which bounds the memory and changes no map; by
+            default as many as keep their widest gradient under 24 MiB (on a GPU 64 MiB). With an attention pooler and
+            with ``per_block_readout=False`` they go one by one.
 
     Raises:
-        TypeError: blocks that are no list of integers, or a switch that is neither True nor False.
-        ValueError: no block, or one that does not exist.
+        TypeError: blocks that are no list of integers, a switch that is neither True nor False, or a number of targets
+            that is no integer.
+        ValueError: no block, one that does not exist, or less than one target.
     """
 
     name = "LeGrad"
@@ -99,6 +103,7 @@ class LeGrad(ViTAttribution):
         relu: bool = True,
         per_block_readout: bool = True,
         final_norm: bool = True,
+        targets_per_batch: int | None = None,
     ) -> None:
         super().__init__(model)
         depth = len(self.forward_func.blocks)
@@ -107,6 +112,8 @@ class LeGrad(ViTAttribution):
         self.signed = not relu
         self.per_block_readout = checked_switch("per_block_readout", per_block_readout)
         self.final_norm = checked_switch("final_norm", final_norm)
+        limit = targets_per_batch
+        self.targets_per_batch = None if limit is None else checked_integer("targets_per_batch", limit, 1)
 
     def _resolved_defaults(self) -> dict[str, Any]:
         return {"blocks": list(range(len(self.forward_func.blocks)))}
@@ -164,7 +171,8 @@ class LeGrad(ViTAttribution):
         """One block's map for each target, (B, T, N)."""
         at_mean = self._gradients_at_mean(tail.tokens, targets)
         record, (_, heads, queries, _) = tail.record, tail.record.shape
-        sums = [record.gradient_sums(each, positive=self.relu) for each in tail.attention_gradients(at_mean)]
+        gradients = tail.attention_gradients(at_mean, targets_per_batch=self.targets_per_batch)
+        sums = [record.gradient_sums(each, positive=self.relu) for each in gradients]
         return torch.stack(sums, 1) / (heads * queries)
 
     def _gradients_at_mean(self, tokens: Tensor, targets: Tensor) -> Tensor:

@@ -157,13 +157,12 @@ def test_a_gradient_that_differs_between_tokens_may_not_be_taken_for_one(vit, im
     assert relative(wrong, expected) > 1e-3
 
 
-def test_backward_hooks_of_modules_see_one_target_at_a_time(vit, images, monkeypatch, whole_block):
-    monkeypatch.setattr(BlockTail, "_targets_at_once", lambda *_: 3)
+def test_backward_hooks_of_modules_see_one_target_at_a_time(vit, images, whole_block):
     model = copy.deepcopy(vit)
     with_module_backward_hook(model)
     seen = []
     model.blocks[0].norm2.register_full_backward_hook(lambda _, inputs, outputs: seen.append(inputs[0].shape))
-    short = LeGrad(model).attribute_targets(images, TARGETS)
+    short = LeGrad(model, targets_per_batch=3).attribute_targets(images, TARGETS)
     assert seen == [(3, 25, 24)] * 3
     assert relative(short, LeGrad(vit).attribute_targets(images, TARGETS)) > 1e-3
     whole_block()
@@ -194,13 +193,12 @@ def test_other_blocks(options, images, whole_block):
 @pytest.mark.parametrize("name", ["timm_deit3", "timm_eva02", "hf_dinov2", "open_clip_vit_quickgelu"])
 def test_maps_do_not_depend_on_how_many_targets_go_together(name, monkeypatch):
     case = cases.case(name)
-    method, grad, passes = LeGrad(case.model), torch.autograd.grad, []
+    grad, passes = torch.autograd.grad, []
     monkeypatch.setattr(torch.autograd, "grad", lambda *args, **kwargs: passes.append(1) or grad(*args, **kwargs))
     maps, counts = [], []
     for together in (1, 2, 3):
-        monkeypatch.setattr(BlockTail, "_targets_at_once", lambda *_, together=together: together)
         passes.clear()
-        maps.append(method.attribute_targets(case.images, TARGETS))
+        maps.append(LeGrad(case.model, targets_per_batch=together).attribute_targets(case.images, TARGETS))
         counts.append(len(passes))
     assert relative(maps[1], maps[0]) < 1e-10
     assert relative(maps[2], maps[0]) < 1e-10
