@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib import colormaps
 from numpy.typing import NDArray
 
-__all__ = ["SIGNED_COLOURS", "UNSIGNED_COLOURS", "Array", "colour", "normalise", "overlay"]
+__all__ = ["SIGNED_COLOURS", "UNSIGNED_COLOURS", "Array", "colour", "is_constant", "normalise", "overlay"]
 
 Array: TypeAlias = NDArray[np.floating]
 
@@ -52,13 +52,16 @@ def normalise(relevance: Array, *, signed: bool = False, limit: float | None = N
         what = f"at least the map's largest magnitude {largest:g}" if signed else "None for a map that is not signed"
         raise ValueError(f"limit must be {what}, got {limit:g}.")
     if signed:
-        return _divided(values, largest if limit is None else values.dtype.type(limit))
+        divisor = largest if limit is None else values.dtype.type(limit)
+        return values / divisor if divisor > 0 else np.zeros_like(values)
     low = values.min()
-    return _divided(values - low, values.max() - low)
+    return np.zeros_like(values) if is_constant(values) else (values - low) / (values.max() - low)
 
 
-def _divided(values: Array, spread: np.floating) -> Array:
-    return values / spread if spread > 0 else np.zeros_like(values)
+def is_constant(relevance: Array) -> bool:
+    """Whether all values of a map are equal, up to the rounding of an interpolation."""
+    rounding = 8 * np.finfo(relevance.dtype).eps * np.abs(relevance).max()
+    return bool(relevance.max() - relevance.min() <= rounding)
 
 
 def colour(relevance: Array, *, signed: bool = False, limit: float | None = None) -> Array:

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from captum_vit.viz.figures import figure, overlaid
 from captum_vit.viz.grid import Column, grid
-from captum_vit.viz.overlays import Array, normalise, overlay
+from captum_vit.viz.overlays import Array, is_constant, normalise, overlay
 
 __all__ = ["show", "show_difference"]
 
@@ -29,7 +29,8 @@ def show(
 ) -> Figure:
     """A grid of overlays: one row per image, the image first, then one column per name.
 
-    Every map is scaled by itself (`captum_vit.viz.normalise`), so colours can't be compared between pictures.
+    Every map is scaled by itself (`captum_vit.viz.normalise`), so colours can't be compared between pictures. Constant
+    maps, in which no place stands out, are named above the grid.
 
     Args:
         images: what the model was shown, not preprocessed: (B, 3, H, W), (3, H, W), (B, H, W, 3) or (H, W, 3) in
@@ -37,6 +38,7 @@ def show(
         maps: by name, or one alone, any of: attributions (B, C, H, W) of this package, of Captum or of another library,
             whose channels are summed; raw maps of the patch grid, (B, 1, gh, gw), which are taken to cover the whole
             image and are upsampled bilinearly; the same without channels, (B, H, W) and (B, gh, gw), or as one map.
+            For one image (3, H, W) could be three maps or the channels of one: give (3, 1, H, W) or (1, 3, H, W).
             Where patches leave a border (`Adapter.covered`), take attributions at the input's resolution.
         rows: what is written beside each row; nothing by default.
         masks: what is outlined in each row, (B, H, W), (B, 1, H, W) or (H, W); all but 0 is inside.
@@ -57,7 +59,7 @@ def show(
     named = {str(name): each for name, each in maps.items()} if isinstance(maps, Mapping) else {"attribution": maps}
     if not named:
         raise ValueError("maps must hold at least one, got none.")
-    full = {name: _full(each, name, pictures.shape[1:3]) for name, each in named.items()}
+    full = {name: _full(each, name, pictures) for name, each in named.items()}
     count = _count(pictures, full)
     return figure(
         pictures if len(pictures) == count else pictures[0],
@@ -66,6 +68,7 @@ def show(
         masks=_masks(masks, (count, *pictures.shape[1:3])),
         signed=_signed(signed, full),
         title=title,
+        notice=_notice(full),
         opacity=opacity,
         cell=cell,
     )
@@ -116,7 +119,7 @@ def show_difference(
     if len(names) != 2 or names[0] == names[1]:
         raise ValueError(f"names must be two that differ, got {names}.")
     pictures = _pictures(images)
-    full = {name: _full(each, name, pictures.shape[1:3]) for name, each in zip(names, (first, second), strict=True)}
+    full = {name: _full(each, name, pictures) for name, each in zip(names, (first, second), strict=True)}
     count = _count(pictures, full)
     pictures = np.broadcast_to(pictures, (count, *pictures.shape[1:]))
     signed = _signed(None, full)
@@ -130,7 +133,7 @@ def show_difference(
         Column(f"{names[1]} − {names[0]}", np.stack(drawn), (f"−{limit:.2g}", f"+{limit:.2g}"), signed=True),
     ]
     outlined = _masks(masks, difference.shape)
-    return grid(columns, rows=_rows(rows, count), masks=outlined, title=title, notice=None, cell=cell)
+    return grid(columns, rows=_rows(rows, count), masks=outlined, title=title, notice=_notice(full), cell=cell)
 
 
 def _array(values: Any) -> NDArray[Any]:
@@ -161,9 +164,9 @@ def _pictures(images: Any) -> Array:
     return array if array.ndim == 4 else array[None]
 
 
-def _full(values: Any, name: str, size: tuple[int, ...]) -> Array:
+def _full(values: Any, name: str, pictures: Array) -> Array:
     """Maps at the size of the images, (T, H, W)."""
-    array = _array(values)
+    array, size = _array(values), pictures.shape[1:3]
     if array.ndim not in (2, 3, 4) or not array.size:
         raise ValueError(
             f"maps of {name!r} must be attributions (B, C, H, W) or maps (B, 1, gh, gw), (B, gh, gw) or (gh, gw), got "
@@ -172,6 +175,11 @@ def _full(values: Any, name: str, size: tuple[int, ...]) -> Array:
     array = array.astype(np.promote_types(array.dtype, np.float32))
     if not np.isfinite(array).all():
         raise ValueError(f"maps of {name!r} must be finite, got {int((~np.isfinite(array)).sum())} NaN or infinity.")
+    if len(pictures) == 1 and array.shape == (3, *size):
+        raise ValueError(
+            f"maps of {name!r} may be three maps of one image or one map with three channels, got shape {array.shape}. "
+            f"Give {(3, 1, *size)} for three, {(1, 3, *size)} for one."
+        )
     channels = array.shape[1] if array.ndim == 4 else 1
     maps = array.sum(1) if array.ndim == 4 else array.reshape(-1, *array.shape[-2:])
     if maps.shape[1:] == size:
@@ -193,6 +201,17 @@ def _upsampled(maps: Array, size: tuple[int, ...]) -> Array:
         :, 0
     ].numpy()
     return full
+
+
+def _notice(full: Mapping[str, Array]) -> str | None:
+    """Which maps are constant, or None."""
+    blank = [
+        name if len(maps) == 1 else f"{name}, row {row}"
+        for name, maps in full.items()
+        for row, each in enumerate(maps, start=1)
+        if is_constant(each)
+    ]
+    return f"Constant, no place stands out: {'; '.join(blank)}" if blank else None
 
 
 def _count(pictures: Array, full: Mapping[str, Array]) -> int:

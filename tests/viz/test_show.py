@@ -152,6 +152,10 @@ def test_the_difference_of_raw_values():
         ((IMAGES, {"a": PATCHES[:, :, None]}), r"maps of 'a' must be attributions .* got shape \(2, 1, 1, 4, 6\)"),
         ((IMAGES, {"a": PATCHES * np.nan}), "maps of 'a' must be finite, got 48 NaN"),
         ((IMAGES, {"a": ATTRIBUTIONS[..., :-1]}), r"size 40×60 of the images.*got shape \(2, 3, 40, 59\)"),
+        (
+            (IMAGES[0], {"a": ATTRIBUTIONS[0]}),
+            r"three maps .* or one .* \(3, 40, 60\).* \(1, 3, 40, 60\) for one",
+        ),
         ((IMAGES, {"a": np.ones((2, 1, 41, 6))}), r"size 40×60 of the images.*got shape \(2, 1, 41, 6\)"),
         ((IMAGES, {"a": PATCHES, "b": PATCHES[:1]}), "for each of 2 images, or several of one, got 2 of 'a', 1 of 'b'"),
         ((IMAGES, np.ones((3, 1, 4, 6))), "for each of 2 images, or several of one, got 3 of 'attribution'"),
@@ -185,3 +189,19 @@ def test_differences_that_make_no_sense_are_refused():
         show_difference(IMAGES, PATCHES, PATCHES, names=("a", "a"))
     with pytest.raises(ValueError, match="got 2 of 'first', 1 of 'second'"):
         show_difference(IMAGES, PATCHES, PATCHES[:1])
+
+
+def texts(made):
+    return [text.get_text() for text in made.texts]
+
+
+def test_constant_maps_are_named():
+    half = np.stack([PATCHES[0], np.full_like(PATCHES[1], 0.3)])  # upsampled, 0.3 up to rounding
+    made = show(IMAGES, {"whole": PATCHES, "half": half})
+    assert np.ptp(drawn(made)[2, 1] - overlay(SHOWN[1], np.zeros((40, 60)))) == 0
+    assert "Constant, no place stands out: half, row 2" in texts(made)
+    made = show(IMAGES[0], {"whole": PATCHES[:1], "none": np.zeros((1, 1, 4, 6))})
+    assert "Constant, no place stands out: none" in texts(made)
+    assert not any("Constant" in text for text in texts(show(IMAGES, {"whole": PATCHES})))
+    made = show_difference(IMAGES[0], PATCHES[:1], np.zeros((1, 1, 4, 6)))
+    assert "Constant, no place stands out: second" in texts(made)

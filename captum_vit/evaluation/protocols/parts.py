@@ -45,8 +45,9 @@ def parts(task: Task) -> Outcome:
     if not specs:
         return Outcome({}, notes)
     length, precision = checked_length(task.dataset, task.limit), task.settings.get("precision", "float32")
-    scores = {spec: _scores(subject, spec, task.settings.get("batch_size") or _BATCH) for spec in specs.values()}
-    decided = {"methods": list(scores), "precision": precision, **task.description}
+    batch_size, seed = task.settings.get("batch_size") or _BATCH, task.settings.get("seed", 0)
+    scores = {spec: _scores(subject, spec, batch_size, seed) for spec in specs.values()}
+    decided = {"methods": list(scores), "precision": precision, "seed": seed, **task.description}
     config, shown = configuration(subject, task.dataset, length, **decided), task.settings.get("progress", True)
     with work_in(task.folder, config, length=length, size=1, device=subject.device) as work, work.bar(shown) as is_done:
         for index in work.mine:
@@ -71,8 +72,8 @@ def parts(task: Task) -> Outcome:
     return Outcome(cells, notes)
 
 
-def _scores(subject: Subject, spec: str, batch_size: int) -> PartScores:
-    explainer = explainer_of(spec, subject)
+def _scores(subject: Subject, spec: str, batch_size: int, seed: int) -> PartScores:
+    explainer = explainer_of(spec, subject, seed=seed)
     mean, std = (torch.tensor(each)[:, None, None] for each in (subject.mean, subject.std))
 
     def transform(image: Image.Image) -> Tensor:

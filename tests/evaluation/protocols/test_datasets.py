@@ -146,6 +146,15 @@ def test_parts_that_are_done_are_not_done_again(tmp_path, birds, monkeypatch):
         assert asked == again
     with pytest.raises(ValueError, match="holds results with samples 2, got 1"):
         run_protocol("legrad-table-10", folder=folder, limit=1, **birds)
+    with pytest.raises(ValueError, match="holds results with seed 0, got 3"):
+        run_protocol("legrad-table-10", folder=folder, seed=3, **birds)
+
+
+def test_methods_of_parts_draw_from_the_seed(birds, monkeypatch):
+    seeds, made = [], parts.explainer_of
+    monkeypatch.setattr(parts, "explainer_of", lambda *spec, seed: seeds.append(seed) or made(*spec, seed=seed))
+    run_protocol("legrad-table-10", seed=3, **birds)
+    assert set(seeds) == {3}
 
 
 def test_parts_are_shared_among_processes(tmp_path, birds, monkeypatch):
