@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import weakref
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,10 @@ from torch import Tensor
 __all__ = ["MANY_TOKENS", "HiddenLayers"]
 
 MANY_TOKENS = 2048
-"""Tokens of an image from which a graph keeps no hidden layer: 1024×1024 pixels in patches of 16 are 4096 patches."""
+"""Most tokens of an image whose hidden layers a graph keeps: 1024×1024 pixels in patches of 16 are 4096 patches."""
+
+_AT_ONCE = 2
+"""Linear layers that come before an activation: a gated MLP has two."""
 
 
 class HiddenLayers:
@@ -32,54 +36,73 @@ class HiddenLayers:
     """
 
     def __init__(self) -> None:
-        self._calls: list[_LinearCall] = []
+        self._calls: deque[_LinearCall] = deque(maxlen=_AT_ONCE)
 
     def linear(self, inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """``F.linear``, noted where it widens a tensor with a graph."""
         output = F.linear(inputs, weight, bias)
-        self._calls = [call for call in self._calls if call.output() is not None]
-        if output.requires_grad and output.numel() > inputs.numel():
-            given = (inputs.detach(), weight.detach(), None if bias is None else bias.detach())
-            self._calls.append(_LinearCall(*given, inputs._version, weakref.ref(output), output.dtype, output._version))
+        with torch._C.DisableTorchFunction():  # other function modes watch the model, not this
+            if output.requires_grad and output.numel() > inputs.numel():
+                self._calls.append(_LinearCall(inputs, weight, bias, output))
         return output
 
-    def forgotten(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def forgotten(self) -> Iterator[None]:
         """Within this context, graphs keep the inputs of the calls that were noted.
 
         Raises:
-            RuntimeError: in the backward pass, where the inputs were changed in place after the call.
+            RuntimeError: in the backward pass, where a tensor that it needs was changed in place since.
         """
-        return torch.autograd.graph.saved_tensors_hooks(self._kept, _restored)
+        try:
+            with torch.autograd.graph.saved_tensors_hooks(self._kept, _restored):
+                yield
+        finally:
+            self._calls.clear()  # the graph holds the hooks, and with them this object
 
-    def _kept(self, saved: Tensor) -> _LinearCall | Tensor:
-        return next((call for call in self._calls if call.returned(saved)), saved)
+    def _kept(self, saved: Tensor) -> _LinearCall | _Kept:
+        with torch._C.DisableTorchFunction():
+            return next((call for call in self._calls if call.returned(saved)), None) or _Kept(saved)
 
 
-@dataclass(frozen=True, eq=False)
+class _Kept:
+    """A tensor without its graph, which would hold itself, and the check that PyTorch leaves to saved-tensor hooks."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._tensor, self._version = tensor.detach(), tensor._version
+
+    def restored(self) -> Tensor:
+        """The tensor."""
+        if self._tensor._version != self._version:
+            raise RuntimeError(
+                f"a tensor {tuple(self._tensor.shape)} that the gradient needs was modified by an in-place operation. "
+                f"Of images with more than {MANY_TOKENS} tokens the inputs of the MLPs' first layers are needed, too."
+            )
+        return self._tensor
+
+
 class _LinearCall:
-    inputs: Tensor
-    weight: Tensor
-    bias: Tensor | None
-    inputs_version: int
-    output: weakref.ref[Tensor]
-    output_dtype: torch.dtype
-    output_version: int
+    """A call of a linear layer, without what it returned."""
+
+    def __init__(self, inputs: Tensor, weight: Tensor, bias: Tensor | None, output: Tensor) -> None:
+        self._given = _Kept(inputs), _Kept(weight)
+        self._bias = None if bias is None else _Kept(bias)
+        self._output, self._dtype = weakref.ref(output), output.dtype
+        self._place = output.data_ptr(), output._version
 
     def returned(self, tensor: Tensor) -> bool:
         """Whether a tensor is what the call returned, as it was then."""
-        output = self.output()
-        if output is None or tensor.data_ptr() != output.data_ptr() or tensor._version != self.output_version:
+        output = self._output()
+        if output is None or (tensor.data_ptr(), tensor._version) != self._place:
             return False
-        return (tensor.shape, tensor.stride(), tensor.dtype) == (output.shape, output.stride(), output.dtype)
+        return (tensor.shape, tensor.stride(), tensor.dtype) == (output.shape, output.stride(), self._dtype)
 
-    def again(self) -> Tensor:
+    def restored(self) -> Tensor:
         """What the call returned."""
-        if self.inputs._version != self.inputs_version:
-            raise RuntimeError("the model changes the inputs of a linear layer in place, and they are needed again.")
-        dtype, bias = self.output_dtype, self.bias
-        with torch.no_grad(), torch.autocast(self.inputs.device.type, enabled=False):
-            return F.linear(self.inputs.to(dtype), self.weight.to(dtype), None if bias is None else bias.to(dtype))
+        inputs, weight = (each.restored().to(self._dtype) for each in self._given)
+        bias = None if self._bias is None else self._bias.restored().to(self._dtype)
+        with torch.no_grad(), torch.autocast(inputs.device.type, enabled=False):
+            return F.linear(inputs, weight, bias)
 
 
-def _restored(kept: _LinearCall | Tensor) -> Tensor:
-    return kept if isinstance(kept, Tensor) else kept.again()
+def _restored(kept: _LinearCall | _Kept) -> Tensor:
+    return kept.restored()

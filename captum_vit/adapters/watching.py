@@ -137,7 +137,8 @@ class AttentionCapture(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is F.linear and self.cut.takes(args):
             return self.cut(*args, **kwargs)
-        if self._saves_derivatives and func in _ACTIVATIONS and args[0].requires_grad and not kwargs.get("inplace"):
+        saves = self._saves_derivatives and func in _ACTIVATIONS and bool(args)
+        if saves and args[0].requires_grad and not kwargs.get("inplace"):
             return SavedDerivative.apply(args[0], partial(func, *args[1:], **kwargs))
         if self.gradients:
             args, kwargs = parameters_as_constants(func, args, kwargs)

@@ -10,8 +10,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from captum_vit import AttnLRP, CheferCAM, LibraGrad
-from captum_vit.adapters import find_adapter, trace, watching
+from captum_vit import GMAR, AttnLRP, CheferCAM, LeGrad, LibraGrad, adapt
+from captum_vit.adapters import find_adapter, shared_passes, trace, watching
 from captum_vit.adapters.hidden import HiddenLayers
 
 DEPTH = 3
@@ -113,5 +113,78 @@ def test_outputs_that_changed_in_place_are_kept(change):
 
 
 def test_inputs_that_changed_in_place_are_refused():
-    with pytest.raises(RuntimeError, match="changes the inputs of a linear layer in place"):
+    with pytest.raises(RuntimeError, match=r"a tensor \(5, 2\) that the gradient needs was modified .* more than 2048"):
         gradient("inputs", forget=True)
+
+
+@pytest.mark.usefixtures("few_tokens_are_many")
+@pytest.mark.parametrize("name", ["timm_vit", "open_clip_vit_quickgelu"])
+def test_a_graph_that_is_dropped_is_freed(name):
+    """A node that is given its own output to hold would hold itself for ever."""
+    model, size = tiny_models()[name]()
+    traced = trace(find_adapter(model), random_images(1, size), gradients=True)
+    torch.autograd.grad(traced.logits[0, 0], traced.blocks[0].output, retain_graph=True)
+    outputs = [StorageWeakRef(record.output.untyped_storage()) for record in traced.blocks]
+    assert not any(each.expired() for each in outputs)
+    del traced
+    assert all(each.expired() for each in outputs)
+
+
+@pytest.mark.parametrize("many", [0, 10**6])
+def test_weights_that_change_before_the_backward_pass_are_refused(many, monkeypatch):
+    monkeypatch.setattr(watching, "MANY_TOKENS", many)
+    model, size = tiny_models()["timm_vit"]()
+    adapter, images = adapt(model), random_images(1, size)
+    with shared_passes():
+        CheferCAM(adapter).attribute(images, 1)
+        with torch.no_grad():
+            model.blocks[1].mlp.fc1.weight.mul_(1.5)
+        with pytest.raises(RuntimeError, match=r"modified by an in-?place operation"):
+            GMAR(adapter).attribute(images, 1)
+
+
+class Overwriting(torch.nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        gate = torch.sigmoid(x)
+        result = x + gate
+        gate.mul_(2)
+        return result
+
+
+@pytest.mark.parametrize("many", [0, 10**6])
+def test_a_saved_result_that_is_overwritten_is_refused(many, monkeypatch):
+    monkeypatch.setattr(watching, "MANY_TOKENS", many)
+    model, size = tiny_models()["timm_vit"]()
+    model.blocks[1].mlp.act = Overwriting().eval()
+    with pytest.raises(RuntimeError, match=r"modified by an in-?place operation"):
+        CheferCAM(model).attribute(random_images(1, size), 1)
+
+
+def test_a_layer_whose_output_was_exchanged_is_not_run_again(monkeypatch):
+    model, size = tiny_models()["timm_vit"]()
+    images = random_images(1, size)
+    plain = CheferCAM(model).attribute(images, 1)
+
+    def exchange(layer, inputs, output):
+        output.data = output.data * 2
+
+    model.blocks[1].mlp.fc1.register_forward_hook(exchange)
+    kept = CheferCAM(model).attribute(images, 1)
+    assert not torch.allclose(kept, plain)
+    monkeypatch.setattr(watching, "MANY_TOKENS", 0)
+    assert torch.equal(CheferCAM(model).attribute(images, 1), kept)
+
+
+@pytest.mark.parametrize("targets", [[1], [1, 2]])
+def test_activations_that_are_called_by_keyword(targets):
+    model, size = tiny_models()["timm_vit"]()
+    images = random_images(1, size)
+    expected = LeGrad(model).attribute_targets(images, targets)
+
+    class Named(torch.nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return F.gelu(input=x)
+
+    for block in model.blocks:
+        block.mlp.act = Named().eval()
+    torch.testing.assert_close(LeGrad(model).attribute_targets(images, targets), expected, rtol=1e-10, atol=1e-12)
