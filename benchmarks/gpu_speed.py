@@ -25,6 +25,8 @@ from methods_worker import FORWARD_BACKWARD
 from report import Row, markdown_table, number
 from subjects import Subject, Worker
 
+from captum_vit import METHODS as ALL
+
 FIELDS = [
     *("date", "commit", "machine", "gpu", "device", "threads", "dtype"),
     *("python", "torch", "timm", "open_clip_torch", "captum_vit", "triton"),
@@ -82,7 +84,7 @@ GOALS = [
     ),
     *(
         Goal(
-            f"{name}, bfloat16, batch of 64: time, × forward and backward pass",
+            f"{ALL[name].name}, bfloat16, batch of 64: time, × forward and backward pass",
             1.3,
             lambda rows, name=name: value(rows, "ratio_to_first", **_METHODS, subject=name),
             device="cuda",

@@ -22,6 +22,8 @@ from report import Row, markdown_table, number
 from resolution_worker import METHODS, PLAIN
 from subjects import Subject, Worker
 
+from captum_vit import METHODS as ALL
+
 FIELDS = [
     *("date", "commit", "machine", "gpu", "device", "threads", "dtype"),
     *("python", "torch", "timm", "captum_vit"),
@@ -59,13 +61,13 @@ def measure(
             running.callback(worker.stop)
             workers.append(worker)
             row = dict.fromkeys(FIELDS, "") | worker.ask("describe") | {"subject": name, "image_size": size}
-            rows.append(row | {"model": model, "tokens": (size // 16) ** 2 + 1, "peak_mb": worker.ask("peak")["mb"]})
+            rows.append(row | {"model": model, "peak_mb": worker.ask("peak")["mb"]})
             if not timed:
                 worker.stop()
         if not timed:
             return rows
-        for number_of_turn in range(options.rounds):
-            for index in range(len(names))[:: -1 if number_of_turn % 2 else 1]:
+        for turn in range(options.rounds):
+            for index in range(len(names))[:: -1 if turn % 2 else 1]:
                 rounds[index].append(workers[index].ask("time", seconds=options.seconds)["seconds"])
         for row, worker in zip(rows, workers, strict=True):
             row |= worker.ask("multiplications")
@@ -126,7 +128,7 @@ GOALS = [
     Goal("AttentionRollout, 1 image at 448: time, × plain", 1 / 1.5, _over_plain("attention-rollout", 448, "median_s")),
     *(
         Goal(
-            f"{name}, 1 image at 1024: memory over the model, MB",
+            f"{ALL[name].name}, 1 image at 1024: memory over the model, MB",
             LIMIT_MB,
             lambda rows, name=name: value(rows, "peak_mb", subject=name, image_size=1024),
         )

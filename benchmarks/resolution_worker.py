@@ -124,11 +124,12 @@ class Measured(WithMemory):
         self.size = tuple(given["images"].shape[-2:])
         model = timm_model(given)
         forward(model, given)()  # kernels are loaded and chosen before anything is measured
+        self._tokens = model.num_prefix_tokens + model.patch_embed.num_patches
         self._call = REFERENCES[name](model, given) if name in REFERENCES else method(name, model, given)
 
-    def describe(self) -> dict[str, str]:
-        """Versions of what runs here."""
-        return versions(PACKAGES, self.device)
+    def describe(self) -> dict[str, Any]:
+        """Versions of what runs here, and the model's tokens."""
+        return {**versions(PACKAGES, self.device), "tokens": self._tokens}
 
     def multiplications(self) -> dict[str, float]:
         """Multiplications and additions of one call, in 10⁹, of matrix products, convolutions and attention."""

@@ -220,17 +220,24 @@ def write_pages(page: Path = PAGE) -> None:
     write_page(page, "goals", overview(parts) + "\n")
 
 
+def _at_least_one(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be an integer of at least 1, got {text!r}")
+    return int(text)
+
+
 def main() -> None:
     """Measures, appends to the csv files, prints the tables and rewrites the docs page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="part", help=f"{' or '.join(PARTS)}; all by default")
     parser.add_argument("--tables", action="store_true", help="measure nothing, write the docs page from the results")
     parser.add_argument("--quick", action="store_true", help="few cases and subjects, one call each")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=5, help="turns of each subject")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where models run; cpu by default")
+    parser.add_argument("--threads", type=_at_least_one, default=2, help="of each process on the CPU; 2 by default")
+    parser.add_argument("--rounds", type=_at_least_one, default=5, help="turns of each subject; 5 by default")
     parser.add_argument("--seconds", type=float, default=1.5, help="how long a turn repeats a call, at least once")
-    parser.add_argument("--pixels", type=int, nargs="*", default=[1024], help="sides of images for memory only")
+    sides = 'sides of images of which "resolution" measures the memory only; 1024 by default, none with --quick'
+    parser.add_argument("--pixels", type=_at_least_one, nargs="*", default=[1024], help=sides)
     parser.add_argument("--peer-python", type=Path, help="a Python that has legrad_torch 1.1 and open_clip 2.23")
     options = parser.parse_args()
     if unknown := set(options.parts) - set(PARTS):

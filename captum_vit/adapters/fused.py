@@ -101,7 +101,9 @@ def product_sums(source: Source | None, kind: Kind) -> Tensor | None:
     Raises:
         ValueError: ``CAPTUM_VIT_TRITON`` is neither 0 nor 1.
     """
-    if not isinstance(source, Product) or not source.is_taken or not _available(source.left.device):
+    if not _is_switched_on() or not isinstance(source, Product) or not source.is_taken:
+        return None
+    if not _is_available(source.left.device):
         return None
     left, right = source.contiguous()
     sums = left.new_empty(*right.shape[:3], dtype=torch.float32)
@@ -128,12 +130,14 @@ def softmax_sums(row: Tensor, attention: Source | None, *gradient: Source | None
     Raises:
         ValueError: ``CAPTUM_VIT_TRITON`` is neither 0 nor 1.
     """
-    if not isinstance(attention, Softmax) or not attention.is_taken or row.ndim != 2 or row.dtype != torch.float32:
+    if not _is_switched_on() or not isinstance(attention, Softmax) or not attention.is_taken:
+        return None
+    if row.ndim != 2 or row.dtype != torch.float32:
         return None
     scores, product = attention.product, (gradient or (attention.product,))[0]
     if not isinstance(product, Product) or not product.is_taken or not product.is_like(scores):
         return None
-    if not _available(row.device):
+    if not _is_available(row.device):
         return None
     query, key = scores.contiguous()
     left, right = product.contiguous() if gradient else (query, key)
@@ -155,11 +159,15 @@ def softmax_sums(row: Tensor, attention: Source | None, *gradient: Source | None
     return sums
 
 
-def _available(device: torch.device) -> bool:
+def _is_switched_on() -> bool:
     switch = os.environ.get(SWITCH, "1")
     if switch not in ("0", "1"):
         raise ValueError(f"{SWITCH} must be 0 or 1, got {switch!r}.")
-    return switch == "1" and _has_triton() and _is_capable(device)
+    return switch == "1"
+
+
+def _is_available(device: torch.device) -> bool:
+    return _has_triton() and _is_capable(device)
 
 
 @cache

@@ -86,7 +86,9 @@ def shared_passes(*, gradients: bool = True) -> Iterator[SharedPasses]:
     Methods see the same pass when they are built on the same `Adapter` and get the same tensor. Weights must not change
     inside. Attention records and, with gradients, the graph are kept until the end: on images of 224 pixels and ViT-B
     about as much memory as training takes for the same batch. Methods that show each block to a function as it ends
-    (LeGrad) have a pass of their own.
+    (LeGrad) have a pass of their own, and so has every call on images that were made in ``torch.inference_mode()``,
+    because it copies them. Hooks that are added inside, and changes of the images that PyTorch does not count
+    (``.data``, NumPy), come too late for a pass that is shared.
 
     Args:
         gradients: whether the first pass carries a graph at once, so that methods that need one can share it with those

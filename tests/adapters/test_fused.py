@@ -156,6 +156,14 @@ def test_the_switch(product, launched, monkeypatch):
         product_sums(product, "plain")
 
 
+def test_a_wrong_switch_is_refused_on_any_device(product, monkeypatch):
+    monkeypatch.setenv("CAPTUM_VIT_TRITON", "yes")
+    with pytest.raises(ValueError, match="CAPTUM_VIT_TRITON must be 0 or 1, got 'yes'"):
+        product_sums(product, "plain")
+    with pytest.raises(ValueError, match="CAPTUM_VIT_TRITON must be 0 or 1, got 'yes'"):
+        softmax_sums(torch.ones(1, 1), None)
+
+
 def test_tiles_are_powers_of_two():
     assert [fused._lanes(torch.empty(1, 1, 1, width)) for width in (1, 16, 17, 64, 65, 104, 128)] == [
         *(16, 16, 32, 64, 128, 128, 128)

@@ -78,7 +78,7 @@ def test_a_section_says_what_was_reached():
     large = [each | {"median_s": ""} for each in rows_of({(1024, "forward"): 2, (1024, "gmar"): 12.5})]
     text = resolution_section(timed + large)
     assert "| CheferCAM, 1 image at 224: time, × plain | at most 0.50 | 0.75 | no |" in text
-    assert "| gmar, 1 image at 1024: memory over the model, MB | at most 2000 | 1250 | yes |" in text
+    assert "| GMAR, 1 image at 1024: memory over the model, MB | at most 2000 | 1250 | yes |" in text
     assert "| 224 | chefer-cam | 3.000 | 3.000 | 3.00 | 1 | 300 |  |" in text
     assert "| subject | 1024×1024, 5 tokens |" in text
     assert "| gmar | 1250 |" in text
