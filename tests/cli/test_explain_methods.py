@@ -145,7 +145,7 @@ def test_background_is_suppressed_in_prompts(clip, tmp_path):
         ("captum:salience", "no method of Captum is called 'salience'. Did you mean saliency"),
         (
             "legrad(layers=3)",
-            "options of legrad must be among blocks, relu, per_block_readout, final_norm, got 'layers'",
+            "options of legrad must be among blocks, relu, per_block_readout, final_norm, targets_per_batch, got",
         ),
         ("grad-cam(block=7)", "got 7"),
         ("grad-cam(-2)", "options must be named, such as steps=28 or method='legrad', got 'grad-cam(-2)'"),
