@@ -122,3 +122,12 @@ def test_an_environment_is_made_once(tmp_path, monkeypatch):
     assert commands == [["-m", "venv"], ["-m", "pip"]]
     environments.peer_environment("some", "some==2")
     assert len(commands) == 4
+
+
+@pytest.mark.parametrize("option", ["--threads", "--rounds", "--pixels"])
+@pytest.mark.parametrize("value", ["0", "-1", "two", "1.5"])
+def test_numbers_of_less_than_one_are_refused(option, value, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["speed.py", "--tables", f"{option}={value}"])
+    with pytest.raises(SystemExit, match="2"):
+        speed.main()
+    assert f"argument {option}: must be an integer of at least 1, got '{value}'" in capsys.readouterr().err
